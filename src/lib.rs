@@ -1,0 +1,12 @@
+//! smtpd788
+#![forbid(unsafe_code)]
+pub mod config;
+pub mod log;
+pub mod mailbox;
+pub mod message;
+pub mod post;
+pub mod relay;
+pub mod server;
+pub mod smtp;
+pub mod spool;
+pub mod wire;

@@ -1,0 +1,23 @@
+use crate::message::Id;
+use crate::post::PostOffice;
+use crate::relay::mx::Resolver;
+use crate::spool::Spool;
+use std::sync::Arc;
+use std::time::Duration;
+/// The forwarding side: threads of its own.
+pub struct Queue {}
+impl Queue {
+    /// Starts scanning the spool and working. `inbox`: ids of newly spooled messages.
+    pub fn start(
+        _spool: Arc<Spool>,
+        _post: Arc<PostOffice>,
+        _resolver: Resolver,
+        _inbox: std::sync::mpsc::Receiver<Id>,
+    ) -> std::io::Result<Queue> {
+        todo!()
+    }
+    /// SIGUSR1: everything is due now.
+    pub fn retry_all(&self) {}
+    /// Lets those past DATA finish, at most `grace`; ends the rest.
+    pub fn stop(self, _grace: Duration) {}
+}
