@@ -55,6 +55,10 @@ impl Spool {
     pub fn accept(&self, _entry: &NewEntry<'_>) -> io::Result<()> {
         todo!()
     }
+    /// Takes back a message that was just accepted and that nobody was told of.
+    pub fn withdraw(&self, _id: Id) {
+        todo!()
+    }
     /// Every waiting message and its next try, without opening it. Strangers are logged and left.
     pub fn scan(&self, _each: &mut dyn FnMut(Id, SystemTime)) -> io::Result<()> {
         todo!()

@@ -16,6 +16,8 @@ impl Queue {
     ) -> std::io::Result<Queue> {
         todo!()
     }
+    /// Look-ups from now on go to this one.
+    pub fn set_resolver(&self, _resolver: Resolver) {}
     /// SIGUSR1: everything is due now.
     pub fn retry_all(&self) {}
     /// Lets those past DATA finish, at most `grace`; ends the rest.

@@ -4,6 +4,10 @@ use std::net::IpAddr;
 #[derive(Clone, Debug)]
 pub struct Domain(String);
 impl Domain {
+    /// `localhost`.
+    pub fn localhost() -> Domain {
+        Domain("localhost".to_owned())
+    }
     pub fn as_str(&self) -> &str {
         &self.0
     }

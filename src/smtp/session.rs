@@ -58,6 +58,9 @@ impl Session {
     pub fn set_max_recipients(&mut self, _n: usize) {
         todo!()
     }
+    pub fn reverse_path(&self) -> Option<&ReversePath> {
+        todo!()
+    }
     pub fn greeting(&self) -> Reply {
         todo!()
     }
