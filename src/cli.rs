@@ -50,7 +50,9 @@ where
     I: IntoIterator,
     I::Item: AsRef<OsStr>,
 {
-    let matches = options().parse(arguments).map_err(|fail| fail.to_string())?;
+    let matches = options()
+        .parse(arguments)
+        .map_err(|fail| fail.to_string())?;
     if matches.opt_present("h") {
         return Ok(Task::Help);
     }
@@ -62,13 +64,21 @@ where
         return Err("-t and -q cannot be given together".into());
     }
     if queue && matches.free.len() == 1 {
-        return Ok(Task::Queue { mail_conf: PathBuf::from(&matches.free[0]) });
+        return Ok(Task::Queue {
+            mail_conf: PathBuf::from(&matches.free[0]),
+        });
     }
     let (mail_conf, user_conf) = files(&matches)?;
     Ok(match (test, queue) {
-        (true, _) => Task::Test { mail_conf, user_conf },
+        (true, _) => Task::Test {
+            mail_conf,
+            user_conf,
+        },
         (_, true) => Task::Queue { mail_conf },
-        _ => Task::Run { mail_conf, user_conf },
+        _ => Task::Run {
+            mail_conf,
+            user_conf,
+        },
     })
 }
 
@@ -96,7 +106,11 @@ fn options() -> Options {
     options
         .optflagmulti("h", "help", "print this text")
         .optflagmulti("V", "version", "print the version")
-        .optflagmulti("t", "test", "check both files and the system, start nothing")
+        .optflagmulti(
+            "t",
+            "test",
+            "check both files and the system, start nothing",
+        )
         .optflagmulti("q", "queue", "list the mail that waits in the spool");
     options
 }
@@ -112,8 +126,14 @@ mod tests {
     #[test]
     fn every_task_has_its_option() {
         let (mail_conf, user_conf) = (PathBuf::from("m"), PathBuf::from("u"));
-        let run = Task::Run { mail_conf: mail_conf.clone(), user_conf: user_conf.clone() };
-        let test = Task::Test { mail_conf: mail_conf.clone(), user_conf };
+        let run = Task::Run {
+            mail_conf: mail_conf.clone(),
+            user_conf: user_conf.clone(),
+        };
+        let test = Task::Test {
+            mail_conf: mail_conf.clone(),
+            user_conf,
+        };
         let queue = Task::Queue { mail_conf };
         let rows = [
             ("m u", &run),
@@ -160,7 +180,13 @@ mod tests {
 
     #[test]
     fn usage_names_every_option() {
-        for word in ["MAIL_CONF USER_CONF", "-h, --help", "-V, --version", "-t, --test", "-q, --queue"] {
+        for word in [
+            "MAIL_CONF USER_CONF",
+            "-h, --help",
+            "-V, --version",
+            "-t, --test",
+            "-q, --queue",
+        ] {
             assert!(usage().contains(word), "{word}\n{}", usage());
         }
         assert!(usage().ends_with(".\n"));

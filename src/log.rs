@@ -35,13 +35,20 @@ const FILTER: &str = "error,smtpd788=info";
 /// does nothing.
 pub fn init() {
     let filter = std::env::var("RUST_LOG").unwrap_or_default();
-    let filter = if filter.trim().is_empty() { FILTER } else { &filter };
+    let filter = if filter.trim().is_empty() {
+        FILTER
+    } else {
+        &filter
+    };
     let _ = env_logger::Builder::new()
         .parse_filters(filter)
         .format(|out, record| {
             out.write_all(&line(SystemTime::now(), record.level(), record.args()))
         })
-        .target(env_logger::Target::Pipe(Box::new(Sink::new(io::stdout(), STALL))))
+        .target(env_logger::Target::Pipe(Box::new(Sink::new(
+            io::stdout(),
+            STALL,
+        ))))
         .try_init();
 }
 
@@ -98,7 +105,11 @@ fn line(time: SystemTime, level: Level, message: &fmt::Arguments<'_>) -> Vec<u8>
     let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let mut line = OneLine(String::with_capacity(256));
     // An error means that the line is full (or that some Display failed): what there is, is kept.
-    let _ = write!(line, "{} {level:<5} {message}", time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"));
+    let _ = write!(
+        line,
+        "{} {level:<5} {message}",
+        time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+    );
     line.finish()
 }
 
@@ -114,7 +125,9 @@ impl fmt::Write for OneLine {
             // Line and paragraph separators and text direction marks are no controls to Unicode, but
             // break or reorder a line in some viewers.
             if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-                c.encode_utf8(&mut [0; 4]).bytes().try_for_each(|o| escape(&mut self.0, o))?;
+                c.encode_utf8(&mut [0; 4])
+                    .bytes()
+                    .try_for_each(|o| escape(&mut self.0, o))?;
             } else {
                 self.0.push(c);
             }
@@ -152,14 +165,27 @@ struct Sink<F> {
 impl<F: AsFd> Sink<F> {
     fn new(fd: F, stall: Duration) -> Sink<F> {
         let file = fd.as_fd().try_clone_to_owned().map(File::from);
-        let regular = file.and_then(|file| file.metadata()).is_ok_and(|data| data.is_file());
-        Sink { fd, regular, stall, stalled: false, torn: false, lost: 0 }
+        let regular = file
+            .and_then(|file| file.metadata())
+            .is_ok_and(|data| data.is_file());
+        Sink {
+            fd,
+            regular,
+            stall,
+            stalled: false,
+            torn: false,
+            lost: 0,
+        }
     }
 
     fn put(&mut self, line_of_log: &[u8]) {
         if self.lost > 0 {
             let now = SystemTime::now();
-            let note = line(now, Level::Warn, &format_args!("log: {} lines lost", self.lost));
+            let note = line(
+                now,
+                Level::Warn,
+                &format_args!("log: {} lines lost", self.lost),
+            );
             if self.attempt(&note) {
                 self.lost = 0;
             }
@@ -171,7 +197,11 @@ impl<F: AsFd> Sink<F> {
 
     /// Whether the line was written whole.
     fn attempt(&mut self, line: &[u8]) -> bool {
-        let wait = if self.stalled { Duration::ZERO } else { self.stall };
+        let wait = if self.stalled {
+            Duration::ZERO
+        } else {
+            self.stall
+        };
         if !self.regular && !writable(&self.fd, Some(wait)) {
             self.stalled = true;
             return false;
@@ -237,7 +267,10 @@ mod tests {
 
     #[test]
     fn a_line_has_utc_milliseconds_a_padded_level_and_the_event() {
-        assert_eq!(line_of("delivered id=1"), "2026-11-21T22:30:01.123Z INFO  delivered id=1\n");
+        assert_eq!(
+            line_of("delivered id=1"),
+            "2026-11-21T22:30:01.123Z INFO  delivered id=1\n"
+        );
         let error = line(SystemTime::UNIX_EPOCH, Level::Error, &format_args!("x"));
         assert_eq!(error, b"1970-01-01T00:00:00.000Z ERROR x\n");
     }
@@ -246,10 +279,22 @@ mod tests {
     fn one_event_is_one_line() {
         let rows = [
             ("a\nb\r\nc\td", "a\\nb\\r\\nc\\td", "line ends and tabs"),
-            ("a\0b\x1b[2Jc\x7f", "a\\x00b\\x1b[2Jc\\x7f", "what moves a terminal"),
-            ("a\u{85}b\u{2028}c", "a\\xc2\\x85b\\xe2\\x80\\xa8c", "line ends beyond ASCII"),
+            (
+                "a\0b\x1b[2Jc\x7f",
+                "a\\x00b\\x1b[2Jc\\x7f",
+                "what moves a terminal",
+            ),
+            (
+                "a\u{85}b\u{2028}c",
+                "a\\xc2\\x85b\\xe2\\x80\\xa8c",
+                "line ends beyond ASCII",
+            ),
             ("a\\nb", "a\\nb", "what is escaped already stays"),
-            ("mailbox=/home/josé", "mailbox=/home/josé", "our own words stay"),
+            (
+                "mailbox=/home/josé",
+                "mailbox=/home/josé",
+                "our own words stay",
+            ),
         ];
         for (message, shown, why) in rows {
             assert_eq!(line_of(message)[31..], format!("{shown}\n"), "{why}");
@@ -261,10 +306,18 @@ mod tests {
         let room = LINE_MAX - line_of("").len();
         assert_eq!(line_of(&"x".repeat(room)).len(), LINE_MAX);
         assert!(line_of(&"x".repeat(room)).ends_with("xx\n"));
-        for long in ["x".repeat(room + 1), "x".repeat(1 << 20), "\n".repeat(9999), "é".repeat(9999)]
-        {
+        for long in [
+            "x".repeat(room + 1),
+            "x".repeat(1 << 20),
+            "\n".repeat(9999),
+            "é".repeat(9999),
+        ] {
             let line = line_of(&long);
-            assert!(line.len() <= LINE_MAX && line.len() > LINE_MAX - 8, "{}", line.len());
+            assert!(
+                line.len() <= LINE_MAX && line.len() > LINE_MAX - 8,
+                "{}",
+                line.len()
+            );
             assert!(line.ends_with("...\n"));
             assert_eq!(line.matches('\n').count(), 1);
         }
