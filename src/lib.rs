@@ -1,13 +1,18 @@
 //! smtpd788
 #![forbid(unsafe_code)]
 pub mod cli;
+mod conf_value;
 pub mod config;
 pub mod log;
+mod mail_conf;
 pub mod mailbox;
 pub mod message;
 pub mod post;
+mod preflight;
 pub mod relay;
+mod run_as;
 pub mod server;
 pub mod smtp;
 pub mod spool;
+mod user_conf;
 pub mod wire;
