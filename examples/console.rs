@@ -17,12 +17,20 @@ impl Handler for Console {
     fn begin(&self, _: &Client, _: &ReversePath) {}
 
     fn recipient(&self, _: &Client, (): &mut (), to: &ForwardPath) -> Verdict {
-        if to.user() == "nobody" { Verdict::NoSuchUser } else { Verdict::Accept }
+        if to.user() == "nobody" {
+            Verdict::NoSuchUser
+        } else {
+            Verdict::Accept
+        }
     }
 
     fn message(&self, client: &Client, (): (), message: Message) -> Result<(), Refusal> {
         let mut text = String::new();
-        let body = message.body.reader().take(1024 * 1024).read_to_string(&mut text);
+        let body = message
+            .body
+            .reader()
+            .take(1024 * 1024)
+            .read_to_string(&mut text);
         body.map_err(|_| Refusal::LocalError)?;
         let envelope = &message.envelope;
         let to: Vec<_> = envelope.to.iter().map(ToString::to_string).collect();
@@ -40,7 +48,9 @@ impl Handler for Console {
 }
 
 fn main() -> io::Result<()> {
-    let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:2525".to_owned());
+    let addr = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:2525".to_owned());
     let server = Server::bind(addr, Console(Mutex::new(io::stdout())))?;
     println!("send mail to {}, stop with ^C", server.addr());
     loop {
