@@ -12,5 +12,6 @@ pub mod command;
 pub mod data;
 pub mod host;
 pub mod line;
+pub mod remote;
 pub mod reply;
 pub mod session;
