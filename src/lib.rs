@@ -1,5 +1,6 @@
 //! smtpd788
 #![forbid(unsafe_code)]
+mod commit;
 pub mod config;
 pub mod log;
 pub mod mailbox;
