@@ -6,6 +6,7 @@ pub mod log;
 pub mod mailbox;
 pub mod message;
 pub mod post;
+mod quote;
 pub mod relay;
 pub mod server;
 pub mod smtp;
