@@ -1,5 +1,6 @@
 //! smtpd788
 #![forbid(unsafe_code)]
+mod appending;
 mod commit;
 pub mod config;
 pub mod log;
