@@ -3,8 +3,10 @@
 mod appending;
 mod commit;
 pub mod config;
+mod dotlock;
 pub mod log;
 pub mod mailbox;
+mod mboxlock;
 pub mod message;
 pub mod post;
 mod quote;
