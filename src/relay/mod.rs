@@ -1,5 +1,6 @@
 //! Everything that calls out. RULE: only `spool` and `post` are above it.
 
+mod link;
 pub mod mx;
 pub mod notice;
 pub mod queue;
