@@ -309,7 +309,8 @@ fn one_silent_domain_delays_only_who_asks_it() {
             "the others still wait when these have their answers"
         );
         // Speaking again, it is heard: questions are repeated.
-        dns.forget("silent.test").address("silent.test", "192.0.2.1");
+        dns.forget("silent.test")
+            .address("silent.test", "192.0.2.1");
         for _ in 0..50 {
             assert_eq!(finished.recv().unwrap(), "silent.test/192.0.2.1");
         }
