@@ -181,7 +181,7 @@ fn every_outcome() {
         // Digits and dots without brackets are a name.
         ("192.0.2.5", "never: 192.0.2.5 does not exist (NXDOMAIN)"),
     ];
-    let resolver = Resolver::new(&[dns.addr()], PATIENT);
+    let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
     for (host, expected) in table {
         assert_eq!(told(&resolver, host), expected, "{host}");
     }
@@ -196,7 +196,7 @@ fn equal_preferences_are_shuffled_and_others_are_not() {
         .mx("d.test", 20, "c.test")
         .mx("d.test", 10, "a.test")
         .mx("d.test", 10, "b.test");
-    let resolver = Resolver::new(&[dns.addr()], PATIENT);
+    let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
     let seen: HashSet<String> = (0..64).map(|_| told(&resolver, "d.test")).collect();
     let expected = [
         "a.test/192.0.2.1 b.test/192.0.2.2 c.test/192.0.2.3",
@@ -219,7 +219,7 @@ fn five_addresses_are_enough() {
         dns.address(&host, &format!("2001:db8::{n}"));
         dns.mx("big.test", n, &host);
     }
-    let resolver = Resolver::new(&[dns.addr()], PATIENT);
+    let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
     let names: Vec<String> = ask(&resolver, "big.test")
         .unwrap()
         .into_iter()
@@ -238,7 +238,7 @@ fn an_answer_too_big_for_a_datagram_comes_over_tcp() {
     for n in 1..=200 {
         dns.address("wide.test", &format!("192.0.2.{n}"));
     }
-    let resolver = Resolver::new(&[dns.addr()], PATIENT);
+    let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
     assert_eq!(ask(&resolver, "wide.test").unwrap().len(), 5);
 }
 
@@ -249,7 +249,7 @@ fn no_answer_is_for_later_and_in_time() {
         .address("mx1.test", "192.0.2.1")
         .mx("half.test", 10, "silent.test")
         .mx("half.test", 20, "mx1.test");
-    let resolver = Resolver::new(&[dns.addr()], IMPATIENT);
+    let resolver = Resolver::new(&[dns.addr()], IMPATIENT).unwrap();
     let started = Instant::now();
     assert_eq!(
         told(&resolver, "silent.test"),
@@ -264,17 +264,17 @@ fn no_answer_is_for_later_and_in_time() {
 fn a_dead_name_server_is_for_later() {
     // Bound and never read: nothing answers, and no ICMP says so.
     let mute = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let resolver = Resolver::new(&[mute.local_addr().unwrap()], IMPATIENT);
+    let resolver = Resolver::new(&[mute.local_addr().unwrap()], IMPATIENT).unwrap();
     assert!(told(&resolver, "any.test").starts_with("later: "));
     // Nobody there at all.
     let addr = mute.local_addr().unwrap();
     drop(mute);
-    let resolver = Resolver::new(&[addr], IMPATIENT);
+    let resolver = Resolver::new(&[addr], IMPATIENT).unwrap();
     assert!(told(&resolver, "any.test").starts_with("later: "));
     // The second one helps.
     let dns = DnsServer::start();
     dns.address("any.test", "192.0.2.1");
-    let resolver = Resolver::new(&[addr, dns.addr()], PATIENT);
+    let resolver = Resolver::new(&[addr, dns.addr()], PATIENT).unwrap();
     assert_eq!(told(&resolver, "any.test"), "any.test/192.0.2.1");
 }
 
@@ -285,7 +285,7 @@ fn one_silent_domain_delays_only_who_asks_it() {
     for n in 0..50 {
         dns.address(&format!("d{n}.test"), &format!("192.0.2.{n}"));
     }
-    let resolver = Resolver::new(&[dns.addr()], PATIENT);
+    let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
     thread::scope(|scope| {
         let (done, finished) = mpsc::channel();
         for _ in 0..50 {
@@ -321,7 +321,7 @@ fn one_silent_domain_delays_only_who_asks_it() {
 fn an_error_is_not_remembered() {
     let dns = DnsServer::start();
     dns.misbehave("ill.test", Misbehaviour::ServFail);
-    let resolver = Resolver::new(&[dns.addr()], PATIENT);
+    let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
     assert!(told(&resolver, "ill.test").ends_with("SERVFAIL"));
     dns.forget("ill.test").address("ill.test", "192.0.2.1");
     assert_eq!(told(&resolver, "ill.test"), "ill.test/192.0.2.1");

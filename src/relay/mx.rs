@@ -50,20 +50,32 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Shared by all threads.
 #[derive(Debug)]
 pub struct Resolver {
-    nameservers: Vec<SocketAddr>,
+    /// Asks the name servers that were given; without it, the system's.
+    given: Option<TokioResolver>,
     timeout: Duration,
     engine: Mutex<Option<Engine>>,
 }
 
 impl Resolver {
     /// `nameservers`: asked over UDP, and over TCP for what does not fit; none means the system's. `timeout`: for a
-    /// whole call of [`targets`](Self::targets). Does nothing yet.
-    pub fn new(nameservers: &[SocketAddr], timeout: Duration) -> Resolver {
-        Resolver {
-            nameservers: nameservers.to_vec(),
+    /// whole call of [`targets`](Self::targets). Starts nothing yet.
+    ///
+    /// # Errors
+    /// The DNS library does not take these name servers.
+    pub fn new(nameservers: &[SocketAddr], timeout: Duration) -> Result<Resolver, RouteError> {
+        let given = match nameservers {
+            [] => None,
+            given => {
+                let servers = given.iter().map(|addr| nameserver(*addr)).collect();
+                let client = client(servers, timeout);
+                Some(client.map_err(|error| RouteError::Later(error.to_string()))?)
+            }
+        };
+        Ok(Resolver {
+            given,
             timeout,
             engine: Mutex::new(None),
-        }
+        })
     }
 
     /// The addresses to call for mail to `host`, in the order to try, at least one, at most five. Blocks, at most
@@ -103,40 +115,33 @@ impl Resolver {
         route::choose(domain, exchangers, port, me)
     }
 
-    /// The thread's handle and a client, both cheap to clone. Starts the thread if there is none; makes a new client
-    /// when resolv.conf has changed.
+    /// The thread's handle and a client, both cheap to clone. Starts the thread if there is none.
     fn engine(&self) -> io::Result<(Handle, TokioResolver)> {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = match self.nameservers.is_empty() {
-            true => Some(fs::metadata(RESOLV_CONF)?.modified()?),
-            false => None,
+        let engine = match &mut *engine {
+            Some(engine) => engine,
+            none => none.insert(Engine::start()?),
         };
-        if let Some(engine) = engine.as_mut() {
-            if engine.config_changed != changed {
-                engine.client = client(&self.nameservers, self.timeout)?;
-                engine.config_changed = changed;
-            }
-            return Ok((engine.runtime.clone(), engine.client.clone()));
-        }
-        let started = Engine::start(client(&self.nameservers, self.timeout)?, changed)?;
-        let parts = (started.runtime.clone(), started.client.clone());
-        *engine = Some(started);
-        Ok(parts)
+        let client = match &self.given {
+            Some(client) => client.clone(),
+            None => engine.system_client(self.timeout)?,
+        };
+        Ok((engine.runtime.clone(), client))
     }
 }
 
-/// The thread that drives the lookups, and what they go through.
+/// The thread that drives the lookups.
 #[derive(Debug)]
 struct Engine {
     runtime: Handle,
     /// What the thread waits for; it ends when this is aborted.
     lifetime: AbortHandle,
-    client: TokioResolver,
-    config_changed: Option<SystemTime>,
+    /// Made from the resolv.conf of that time.
+    system: Option<(SystemTime, TokioResolver)>,
 }
 
 impl Engine {
-    fn start(client: TokioResolver, config_changed: Option<SystemTime>) -> io::Result<Engine> {
+    fn start() -> io::Result<Engine> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let lifetime = runtime.spawn(std::future::pending::<()>());
@@ -147,9 +152,23 @@ impl Engine {
         Ok(Engine {
             runtime: handle,
             lifetime: abort,
-            client,
-            config_changed,
+            system: None,
         })
+    }
+
+    /// Asks the system's name servers: those of now, because a host may be moved to another network.
+    fn system_client(&mut self, timeout: Duration) -> io::Result<TokioResolver> {
+        let changed = fs::metadata(RESOLV_CONF)?.modified()?;
+        if let Some((then, client)) = &self.system
+            && *then == changed
+        {
+            return Ok(client.clone());
+        }
+        let (config, _) = read_system_conf().map_err(io::Error::other)?;
+        let (_, _, servers) = config.into_parts();
+        let client = client(servers, timeout)?;
+        self.system = Some((changed, client.clone()));
+        Ok(client)
     }
 }
 
@@ -159,17 +178,7 @@ impl Drop for Engine {
     }
 }
 
-fn client(nameservers: &[SocketAddr], timeout: Duration) -> io::Result<TokioResolver> {
-    let servers = match nameservers {
-        [] => {
-            read_system_conf()
-                .map_err(io::Error::other)?
-                .0
-                .into_parts()
-                .2
-        }
-        given => given.iter().map(|addr| nameserver(*addr)).collect(),
-    };
+fn client(servers: Vec<NameServerConfig>, timeout: Duration) -> io::Result<TokioResolver> {
     let config = ResolverConfig::from_name_servers(servers);
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     let options = builder.options_mut();
