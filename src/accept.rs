@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,9 +72,22 @@ fn prepare(listener: &TcpListener, timeout: Duration) -> io::Result<()> {
 /// A listener with its waiting threads.
 #[derive(Debug)]
 struct Door {
-    listener: TcpListener,
+    /// Taken out at the stop; closed when the last thread that waits in `accept` has let go of it.
+    listener: Mutex<Option<Arc<TcpListener>>>,
     addr: SocketAddr,
     waiting: AtomicUsize,
+}
+
+impl Door {
+    fn open(&self) -> MutexGuard<'_, Option<Arc<TcpListener>>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next client; an error too once the listener is closed.
+    fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let listener = self.open().clone();
+        listener.ok_or(io::ErrorKind::NotConnected)?.accept()
+    }
 }
 
 /// What all threads of a server share.
@@ -104,7 +117,7 @@ impl Doors {
             listener.set_nonblocking(false)?;
             let addr = listener.local_addr()?;
             doors.push(Door {
-                listener,
+                listener: Mutex::new(Some(Arc::new(listener))),
                 addr,
                 waiting: AtomicUsize::new(0),
             });
@@ -136,6 +149,7 @@ impl Doors {
     pub fn stop(&self) {
         self.clients.stop();
         for door in &self.doors {
+            drop(door.open().take());
             // A shutdown would wake all who wait in accept, but also break a listener that others hold open (a
             // service manager's): knock once for each instead.
             let mut knocks = 0;
@@ -208,7 +222,7 @@ fn take_clients<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize)
     let door = &doors.doors[number];
     let mut pause = PAUSE_MIN;
     loop {
-        let accepted = door.listener.accept();
+        let accepted = door.accept();
         if doors.clients.is_stopping() {
             door.waiting.fetch_sub(1, SeqCst);
             if let Ok((stream, _)) = accepted {

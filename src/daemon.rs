@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::{error, info, warn};
@@ -12,7 +12,7 @@ use crate::config::{Config, ConfigError};
 use crate::mailbox::Mailboxes;
 use crate::post::PostOffice;
 use crate::relay::mx::Resolver;
-use crate::relay::queue::Queue;
+use crate::relay::queue::{Queue, QueueHandle};
 use crate::server::{self, Server};
 use crate::spool::{Spool, SpoolError};
 
@@ -69,15 +69,21 @@ impl Daemon {
         let nameservers = config.mail.nameserver.clone();
         let resolver = Resolver::new(&nameservers, LOOKUP)
             .map_err(|e| StartError::System("set up the resolver", io::Error::other(e)))?;
-        let (queued, inbox) = mpsc::channel();
-        let tell = move |id| drop(queued.send(id)); // without a queue the message waits for the next start
-        let post = Arc::new(PostOffice::new(config, mailboxes, Arc::clone(&spool), tell));
+        let inbox = QueueHandle::default();
+        let tell = inbox.clone();
+        let queued = move |id| tell.submit(id);
+        let post = Arc::new(PostOffice::new(
+            config,
+            mailboxes,
+            Arc::clone(&spool),
+            queued,
+        ));
         post.prepare()
             .map_err(|(mbox, e)| StartError::Mailbox(mbox, e))?;
         let server = Server::start(listeners, Arc::clone(&post))
             .map_err(|e| StartError::System("start to receive", e))?;
         post.listens_on(server.addrs());
-        let queue = Queue::start(spool, Arc::clone(&post), resolver, inbox)
+        let queue = Queue::start(spool, Arc::clone(&post), resolver, &inbox)
             .map_err(|e| StartError::System("start to forward", e))?;
         Ok(Daemon {
             post,
@@ -97,7 +103,7 @@ impl Daemon {
             Ok(config) => config,
             Err(errors) => {
                 for error in errors {
-                    error!("not reloaded: {error}");
+                    error!("the old settings stay: {error}");
                 }
                 return;
             }

@@ -13,6 +13,7 @@ use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 
 use daemon::{Daemon, Setup, messages};
+use smtpd788::smtp::address::Mailbox;
 use transcript::{Transcript, text};
 
 fn start(transcript: &Transcript) -> Daemon {
@@ -50,7 +51,9 @@ fn check_mboxes(how: &str, transcript: &Transcript, daemon: &Daemon) {
         return;
     };
     for user in &transcript.settings.users {
-        let address = format!("<{user}@").to_lowercase();
+        let host = transcript.settings.hostname.parse().unwrap();
+        let address = Mailbox::new(user, host).unwrap().to_string();
+        let address = format!("<{}@", address.rsplit_once('@').unwrap().0).to_lowercase();
         let wanted: Vec<&str> = (wanted.iter())
             .filter(|m| {
                 m.envelope
