@@ -1,92 +1,413 @@
-//! The spool: one durable file a message.
+//! The spool: one durable file a message, in one flat folder.
+//!
+//! A message's life, and what a crash at each state leaves behind:
+//!
+//! 1. No file. Nothing was promised.
+//! 2. `ID.new` is being written. Never acknowledged; removed at the next start.
+//! 3. `ID.new` is whole and synced (file fsync). Still not acknowledged; removed at the next start.
+//! 4. `ID`, renamed, its name perhaps only in memory. Not acknowledged; after a crash it is either
+//!    there, whole, or it is state 3.
+//! 5. `ID`, and the folder synced: **the instant of commitment**. Only now `accept` returns `Ok`, only
+//!    now the client is told `250`.
+//! 6. `ID` with some recipients `done` (see [`Queued`]): each is recorded in place and synced before the
+//!    next step, so a crash repeats at most what was under way.
+//! 7. Everybody is done: `ID` is unlinked and the folder synced. The unlink is the record of the last
+//!    recipients: a crash of the process cannot undo it, a power cut before the sync can, and then the
+//!    last delivery is repeated.
+//!
+//! On any error `accept` takes its file away again, whatever the state. A failed fsync is never tried a
+//! second time: the kernel may have dropped the data and would call the second one a success.
+//!
+//! The next try is the file's modification time, so a restart needs one `stat` a message to know it.
+//! Damaged files go to `corrupt/`; files with names that are not ours are logged once and left alone.
+//!
+//! Cannot do: share the folder with another daemon (the lock refuses it) or survive a file system that
+//! lies about fsync.
+
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use std::io;
-use std::path::Path;
+use crate::spoolfile;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, IoSlice, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
-pub struct Spool {}
+
+pub use crate::queue_table::table;
+pub use crate::queued::{Queued, Recipient, State};
+
+/// The spool of one daemon; holding it is holding the lock.
+#[derive(Debug)]
+pub struct Spool {
+    folder: Arc<Folder>,
+    /// Strangers are mentioned once, not at every scan.
+    mentioned: AtomicBool,
+    /// Closing it gives the lock up.
+    _lock: File,
+}
+
+/// The folder by path, for people, and by descriptor, for us.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    pub(crate) fd: File,
+}
+
+/// Why the spool cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpoolError {
-    #[error("{0} is in use by another smtpd788 (process {1})")]
-    InUse(std::path::PathBuf, String),
-    #[error("{0}: {1}")]
-    Io(std::path::PathBuf, io::Error),
+    /// Another daemon holds the lock; its process id, or a question mark.
+    #[error("{path} is in use by another smtpd788 (process {1})", path = .0.display())]
+    InUse(PathBuf, String),
+    /// The system refused something about this path.
+    #[error("{path}: {1}", path = .0.display())]
+    Io(PathBuf, io::Error),
 }
-/// A message to be accepted. `heading` is our time stamp line.
+
+/// A message to be accepted.
+#[derive(Debug)]
 pub struct NewEntry<'a> {
+    /// Names the file.
     pub id: Id,
+    /// Where reports go.
     pub from: &'a ReversePath,
+    /// When its end was received; QUEUE_LIFETIME counts from here.
     pub received: SystemTime,
+    /// At least one.
     pub to: &'a [ForwardPath],
+    /// Our time stamp line, LF-ended.
     pub heading: &'a [u8],
+    /// The content, LF-ended.
     pub body: &'a Body,
+    /// When it is due first.
     pub next_try: SystemTime,
 }
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    Waiting,
-    Done,
+
+/// What a name in the folder is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    Message(Id),
+    /// A message that was never acknowledged.
+    New,
+    /// The lock, `corrupt`, notes of the mailboxes.
+    Household,
+    Stranger,
 }
-#[derive(Clone, Debug)]
-pub struct Recipient {
-    pub to: ForwardPath,
-    pub state: State,
-    pub last_answer: String,
+
+impl Name {
+    pub(crate) fn of(name: &OsStr) -> Name {
+        let Some(name) = name.to_str() else {
+            return Name::Stranger;
+        };
+        if matches!(name, "lock" | "pid" | "corrupt") || name.starts_with("appending") {
+            return Name::Household;
+        }
+        if let Some(id) = Id::parse(name) {
+            return Name::Message(id);
+        }
+        match name.strip_suffix(".new").and_then(Id::parse) {
+            Some(_) => Name::New,
+            None => Name::Stranger,
+        }
+    }
 }
-/// A waiting message, read back.
-pub struct Queued {
-    pub id: Id,
-    pub from: ReversePath,
-    pub received: SystemTime,
-    pub tries: u32,
-    pub next_try: SystemTime,
-    pub recipients: Vec<Recipient>, /* + file, offsets */
-}
+
 impl Spool {
-    /// Makes the folder (0700), takes the lock, removes `.new` leftovers.
-    pub fn open(_dir: &Path) -> Result<Spool, SpoolError> {
-        todo!()
+    /// Makes the folder (0700, durably), takes the lock and removes what was never acknowledged.
+    pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
+        let dir = &std::path::absolute(dir).map_err(|e| SpoolError::Io(dir.into(), e))?;
+        let here = |e| SpoolError::Io(dir.clone(), e);
+        make_folder(dir).map_err(here)?;
+        let fd = File::open(dir).map_err(here)?;
+        let lock = lock(dir)?;
+        let folder = Arc::new(Folder {
+            path: dir.clone(),
+            fd,
+        });
+        folder.remove_unfinished().map_err(here)?;
+        Ok(Spool {
+            folder,
+            mentioned: AtomicBool::new(false),
+            _lock: lock,
+        })
     }
+
+    /// The folder.
     pub fn dir(&self) -> &Path {
-        todo!()
+        &self.folder.path
     }
-    /// Durable when it returns Ok: write, fsync, rename, fsync of the folder. On Err nothing is left.
-    pub fn accept(&self, _entry: &NewEntry<'_>) -> io::Result<()> {
-        todo!()
+
+    /// Takes a message: durable when it returns `Ok`. On `Err` nothing is left of it, and the error is the
+    /// system's own, ENOSPC and all.
+    pub fn accept(&self, entry: &NewEntry<'_>) -> io::Result<()> {
+        let size = entry.heading.len() as u64 + entry.body.len();
+        let envelope = spoolfile::envelope(entry.id, entry.from, entry.received, entry.to, size);
+        if entry.to.is_empty() || envelope.len() > spoolfile::MAX_ENVELOPE {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no recipients, or too many",
+            ));
+        }
+        let name = entry.id.to_string();
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut undo = Undo {
+            folder: &self.folder,
+            name: Some(format!("{name}.new")),
+        };
+        let new = undo.name.clone().unwrap_or_default();
+        let mut file = match openat(
+            &self.folder.fd,
+            new.as_str(),
+            flags,
+            Mode::from_bits_truncate(0o600),
+        ) {
+            Ok(fd) => File::from(fd),
+            Err(errno) => {
+                // Whatever has that name is not of this call's making.
+                undo.name = None;
+                return Err(errno.into());
+            }
+        };
+        write_message(&mut file, &envelope, entry)?;
+        file.set_modified(entry.next_try)?;
+        // fdatasync would do for the content. fsync costs the same here, the file being new, and keeps
+        // the next try too.
+        file.sync_all()?;
+        // Ids are unique in a process and the lock keeps others out, so nobody can come in between.
+        match fstatat(&self.folder.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => {}
+            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(errno) => return Err(errno.into()),
+        }
+        renameat(
+            &self.folder.fd,
+            new.as_str(),
+            &self.folder.fd,
+            name.as_str(),
+        )?;
+        undo.name = Some(name);
+        self.folder.fd.sync_all()?;
+        undo.name = None;
+        Ok(())
     }
-    /// Every waiting message and its next try, without opening it. Strangers are logged and left.
-    pub fn scan(&self, _each: &mut dyn FnMut(Id, SystemTime)) -> io::Result<()> {
-        todo!()
+
+    /// Calls `each` with every waiting message and its next try, by directory entries and `stat` alone. What
+    /// vanishes meanwhile is passed over.
+    pub fn scan(&self, each: &mut dyn FnMut(Id, SystemTime)) -> io::Result<()> {
+        let mention = !self.mentioned.swap(true, Ordering::Relaxed);
+        for entry in std::fs::read_dir(&self.folder.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let id = match Name::of(&name) {
+                Name::Household | Name::New => continue,
+                Name::Message(id) => Some(id),
+                Name::Stranger => None,
+            };
+            let status = match (id, entry.metadata()) {
+                (_, Err(e)) if e.kind() == io::ErrorKind::NotFound => continue,
+                (_, Err(e)) => return Err(e),
+                (Some(id), Ok(status)) if status.is_file() => Some((id, status.modified()?)),
+                _ => None,
+            };
+            match status {
+                Some((id, next_try)) => each(id, next_try),
+                None if mention => {
+                    let name = crate::log::Escaped(name.as_encoded_bytes());
+                    log::warn!("spool: left alone, not a message of ours: {name}");
+                }
+                None => {}
+            }
+        }
+        Ok(())
     }
-    /// Reads a message's envelope. A damaged file is moved to corrupt/ and logged.
-    pub fn load(&self, _id: Id) -> io::Result<Option<Queued>> {
-        todo!()
+
+    /// Reads a message's envelope. `None`: it has vanished, or it was damaged and is in `corrupt/` now; both
+    /// are logged. `Err`: it cannot be read at present.
+    pub fn load(&self, id: Id) -> io::Result<Option<Queued>> {
+        match Queued::open(&self.folder, id) {
+            Ok(queued) => Ok(Some(queued)),
+            Err(crate::queued::LoadError::Vanished) => {
+                log::warn!("spool: the file is gone id={id}");
+                Ok(None)
+            }
+            Err(crate::queued::LoadError::Damaged(why)) => {
+                let kept = self.folder.set_aside(id)?;
+                log::error!("spool: damaged, moved to {} id={id}: {why}", kept.display());
+                Ok(None)
+            }
+            Err(crate::queued::LoadError::Io(e)) => Err(e),
+        }
     }
 }
-impl Queued {
-    /// Heading and content as the file holds them, LF-ended.
-    pub fn body(&self) -> io::Result<Body> {
-        todo!()
+
+impl Folder {
+    fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if Name::of(&name) == Name::New {
+                unlinkat(&self.fd, name.as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+            }
+        }
+        Ok(())
     }
-    /// Records a recipient's fate in place, durably (fdatasync).
-    pub fn finish_recipient(&mut self, _index: usize, _answer: &str) -> io::Result<()> {
-        todo!()
-    }
-    /// Notes the last answer (not synced: advice for --queue and the report).
-    pub fn note(&mut self, _index: usize, _answer: &str) -> io::Result<()> {
-        todo!()
-    }
-    /// One more try failed: number of tries and the next try (mtime).
-    pub fn defer(&mut self, _tries: u32, _next_try: SystemTime) -> io::Result<()> {
-        todo!()
-    }
-    /// All recipients are finished: gone for good.
-    pub fn remove(self) -> io::Result<()> {
-        todo!()
+
+    /// Moves a damaged file to `corrupt/` under its name, with a number if that is taken.
+    fn set_aside(&self, id: Id) -> io::Result<PathBuf> {
+        let corrupt = self.path.join("corrupt");
+        make_folder(&corrupt)?;
+        let name = id.to_string();
+        let mut to = corrupt.join(&name);
+        for n in 1u32.. {
+            match to.symlink_metadata() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                Err(e) => return Err(e),
+                Ok(_) => to = corrupt.join(format!("{name}.{n}")),
+            }
+        }
+        std::fs::rename(self.path.join(&name), &to)?;
+        File::open(&corrupt)?.sync_all()?;
+        self.fd.sync_all()?;
+        Ok(to)
     }
 }
-/// `--queue`: the spool as a table, no daemon needed; None if there is none or it is empty.
-pub fn table(_dir: &Path) -> io::Result<Option<String>> {
-    todo!()
+
+/// Takes a file away again unless it is told that all went well.
+struct Undo<'a> {
+    folder: &'a Folder,
+    name: Option<String>,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let Some(name) = self.name.take() else { return };
+        if let Err(errno) = unlinkat(&self.folder.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            // The client is told 451 and comes again: the worst is a second copy.
+            log::error!("spool: could not remove {name} after a failure: {errno}");
+        }
+    }
+}
+
+fn write_message(file: &mut File, envelope: &[u8], entry: &NewEntry<'_>) -> io::Result<()> {
+    let content = entry.body.as_bytes().unwrap_or_default();
+    let mut slices = [
+        IoSlice::new(envelope),
+        IoSlice::new(entry.heading),
+        IoSlice::new(content),
+    ];
+    let mut rest = &mut slices[..];
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    match entry.body.as_file() {
+        Some((from, offset)) => send_region(file, from, offset, entry.body.len()),
+        None => Ok(()),
+    }
+}
+
+/// Copies inside the kernel.
+fn send_region(to: &File, from: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mut at = i64::try_from(offset).map_err(io::Error::other)?;
+    let mut left = len;
+    while left > 0 {
+        let chunk = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
+        match nix::sys::sendfile::sendfile64(to, from, Some(&mut at), chunk) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => left -= n as u64,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder and its parents, 0700, each name synced.
+fn make_folder(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new("/"));
+    if parent != dir {
+        make_folder(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
+        Ok(()) => File::open(parent)?.sync_all(),
+    }
+}
+
+/// An OFD write lock on `lock`, which then holds our process id. The file itself always stays: to remove
+/// it would let a third daemon lock another one.
+fn lock(dir: &Path) -> Result<File, SpoolError> {
+    let path = dir.join("lock");
+    let there = |e| SpoolError::Io(path.clone(), e);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let mut file = options.open(&path).map_err(there)?;
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as nix::libc::c_short,
+        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+        Ok(_) => {}
+        Err(Errno::EAGAIN | Errno::EACCES) => {
+            let mut holder = String::new();
+            let _ = (&file).take(20).read_to_string(&mut holder);
+            let holder = Some(holder.trim())
+                .filter(|s| s.parse::<u32>().is_ok())
+                .unwrap_or("?");
+            return Err(SpoolError::InUse(dir.to_owned(), holder.to_owned()));
+        }
+        Err(errno) => return Err(there(errno.into())),
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .map_err(there)?;
+    writeln!(file, "{}", std::process::id()).map_err(there)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart() {
+        let id = Id::parse("0123456789abcdef").unwrap();
+        let rows = [
+            ("0123456789abcdef", Name::Message(id)),
+            ("0123456789abcdef.new", Name::New),
+            ("0123456789ABCDEF", Name::Stranger),
+            ("0123456789abcde", Name::Stranger),
+            ("0123456789abcdef.old", Name::Stranger),
+            (".new", Name::Stranger),
+            ("lock", Name::Household),
+            ("pid", Name::Household),
+            ("corrupt", Name::Household),
+            ("appending.7", Name::Household),
+            ("notes.txt", Name::Stranger),
+        ];
+        for (name, kind) in rows {
+            assert_eq!(Name::of(OsStr::new(name)), kind, "{name}");
+        }
+    }
 }

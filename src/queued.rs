@@ -1,0 +1,252 @@
+//! One waiting message of the spool, opened: its envelope read, its fields ready to be written over.
+//!
+//! Two of these may be open on one file at once, as long as they work on different recipients: each
+//! writes only its own recipients' fields, and one of them at the end the number of tries.
+//!
+//! A recipient is finished by a state and an answer written in place and an fdatasync. When everybody is
+//! finished the file is unlinked; that is a record too, and the one that spares the other (state 7 of
+//! `spool.rs`).
+
+use crate::message::{Body, Id};
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::spool::Folder;
+use crate::spoolfile::{self, Envelope, Fault};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What is read at first: the envelope and the whole of most mail.
+const FIRST_READ: usize = 8 << 10;
+
+/// Whether a recipient is still to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not yet.
+    Waiting,
+    /// Delivered, or reported to the sender.
+    Done,
+}
+
+/// One recipient of a waiting message.
+#[derive(Clone, Debug)]
+pub struct Recipient {
+    /// The path as it was accepted.
+    pub to: ForwardPath,
+    /// As the file has it.
+    pub state: State,
+    /// The last answer, cut to what the file keeps; may be empty.
+    pub last_answer: String,
+    state_at: u64,
+    answer_at: u64,
+}
+
+/// A waiting message, read back.
+#[derive(Debug)]
+pub struct Queued {
+    /// Its id.
+    pub id: Id,
+    /// Where reports go.
+    pub from: ReversePath,
+    /// When it was accepted.
+    pub received: SystemTime,
+    /// Rounds that left somebody waiting.
+    pub tries: u32,
+    /// When it was due, as the file has it.
+    pub next_try: SystemTime,
+    /// All of them, finished ones too.
+    pub recipients: Vec<Recipient>,
+    /// Octets of the message, heading included.
+    pub size: u64,
+    folder: Arc<Folder>,
+    file: File,
+    /// The first octets of the file.
+    head: Vec<u8>,
+    body_at: usize,
+    tries_at: u64,
+}
+
+/// Why a file was not opened.
+#[derive(Debug)]
+pub(crate) enum LoadError {
+    Vanished,
+    /// The text says how.
+    Damaged(String),
+    Io(io::Error),
+}
+
+impl From<io::Error> for LoadError {
+    fn from(e: io::Error) -> LoadError {
+        LoadError::Io(e)
+    }
+}
+
+impl Queued {
+    pub(crate) fn open(folder: &Arc<Folder>, id: Id) -> Result<Queued, LoadError> {
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(&folder.fd, id.to_string().as_str(), flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ENOENT) => return Err(LoadError::Vanished),
+            Err(errno) => return Err(LoadError::Io(errno.into())),
+        };
+        let (head, envelope, next_try) = read_envelope(&file, id)?;
+        let recipients = envelope.recipients.into_iter().map(|slot| Recipient {
+            to: slot.to,
+            state: if slot.done {
+                State::Done
+            } else {
+                State::Waiting
+            },
+            last_answer: slot.answer,
+            state_at: slot.state_at as u64,
+            answer_at: slot.answer_at as u64,
+        });
+        Ok(Queued {
+            id,
+            from: envelope.from,
+            received: envelope.received,
+            tries: envelope.tries,
+            next_try,
+            recipients: recipients.collect(),
+            size: envelope.size,
+            folder: folder.clone(),
+            file,
+            head,
+            body_at: envelope.body_at,
+            tries_at: envelope.tries_at as u64,
+        })
+    }
+
+    /// Heading and content as the file holds them, LF-ended.
+    pub fn body(&self) -> io::Result<Body> {
+        match self.head.get(self.body_at..) {
+            Some(content) if content.len() as u64 == self.size => {
+                Ok(Body::from_bytes(content.to_vec()))
+            }
+            _ => Ok(Body::from_file(
+                self.file.try_clone()?,
+                self.body_at as u64,
+                self.size,
+            )),
+        }
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_finished(&self) -> bool {
+        self.recipients.iter().all(|r| r.state == State::Done)
+    }
+
+    /// Records a recipient's fate in place, durably.
+    pub fn finish_recipient(&mut self, index: usize, answer: &str) -> io::Result<()> {
+        self.finish(&[(index, answer)])
+    }
+
+    /// The same for several, with one sync. An index that is none is passed over.
+    pub fn finish(&mut self, fates: &[(usize, &str)]) -> io::Result<()> {
+        for (index, answer) in fates {
+            self.note(*index, answer)?;
+            if let Some(recipient) = self.recipients.get(*index) {
+                self.file
+                    .write_all_at(spoolfile::state_field(true), recipient.state_at)?;
+            }
+        }
+        self.file.sync_data()?;
+        for (index, _) in fates {
+            if let Some(recipient) = self.recipients.get_mut(*index) {
+                recipient.state = State::Done;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the last answer; not synced, it is for people.
+    pub fn note(&mut self, index: usize, answer: &str) -> io::Result<()> {
+        let Some(recipient) = self.recipients.get_mut(index) else {
+            return Ok(());
+        };
+        recipient.last_answer = answer.to_owned();
+        self.file
+            .write_all_at(&spoolfile::answer_field(answer), recipient.answer_at)
+    }
+
+    /// Sets the number of tries and the next one. The last write of a round, since every write sets the
+    /// modification time; not synced: at worst the next try comes early.
+    pub fn defer(&mut self, tries: u32, next_try: SystemTime) -> io::Result<()> {
+        if tries != self.tries {
+            self.file
+                .write_all_at(&spoolfile::tries_field(tries), self.tries_at)?;
+        }
+        self.file.set_modified(next_try)?;
+        (self.tries, self.next_try) = (tries, next_try);
+        Ok(())
+    }
+
+    /// Everybody is finished: gone for good when it returns `Ok`. One that is gone already is no error.
+    pub fn remove(self) -> io::Result<()> {
+        match unlinkat(
+            &self.folder.fd,
+            self.id.to_string().as_str(),
+            UnlinkatFlags::NoRemoveDir,
+        ) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.folder.fd.sync_all()
+    }
+}
+
+/// Reads as much of a file as its envelope needs and checks it against the name and the length.
+pub(crate) fn read_envelope(
+    file: &File,
+    id: Id,
+) -> Result<(Vec<u8>, Envelope, SystemTime), LoadError> {
+    let status = file.metadata()?;
+    let damaged = |why: &dyn std::fmt::Display| LoadError::Damaged(why.to_string());
+    if !status.is_file() {
+        return Err(damaged(&"it is not a regular file"));
+    }
+    let mut head = Vec::new();
+    let mut want = FIRST_READ;
+    let envelope = loop {
+        let whole = !read_up_to(file, &mut head, want)?;
+        match spoolfile::parse(&head) {
+            Ok(envelope) => break envelope,
+            Err(Fault::Unfinished) if !whole && want < spoolfile::MAX_ENVELOPE => want *= 4,
+            Err(fault) => return Err(damaged(&fault)),
+        }
+    };
+    if envelope.id != id {
+        return Err(damaged(&format_args!(
+            "it says that its id is {}",
+            envelope.id
+        )));
+    }
+    let found = status.len().saturating_sub(envelope.body_at as u64);
+    if found != envelope.size {
+        let why =
+            format_args!("it has {found} octets of message, not {}", envelope.size).to_string();
+        return Err(damaged(&why));
+    }
+    Ok((head, envelope, status.modified()?))
+}
+
+/// Extends `head` to `want` octets of the file; false if the file ends before.
+fn read_up_to(file: &File, head: &mut Vec<u8>, want: usize) -> io::Result<bool> {
+    let mut filled = head.len();
+    head.resize(want, 0);
+    while filled < want {
+        match file.read_at(&mut head[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    head.truncate(filled);
+    Ok(filled == want)
+}
