@@ -11,7 +11,6 @@ use log::{error, info, warn};
 use crate::config::{Config, ConfigError};
 use crate::mailbox::Mailboxes;
 use crate::post::PostOffice;
-use crate::relay::mx::Resolver;
 use crate::relay::queue::{Queue, QueueHandle};
 use crate::server::{self, Server};
 use crate::spool::{Spool, SpoolError};
@@ -66,9 +65,6 @@ impl Daemon {
         for line in mended {
             warn!("{line}");
         }
-        let nameservers = config.mail.nameserver.clone();
-        let resolver = Resolver::new(&nameservers, LOOKUP)
-            .map_err(|e| StartError::System("set up the resolver", io::Error::other(e)))?;
         let inbox = QueueHandle::default();
         let tell = inbox.clone();
         let queued = move |id| tell.submit(id);
@@ -83,7 +79,7 @@ impl Daemon {
         let server = Server::start(listeners, Arc::clone(&post))
             .map_err(|e| StartError::System("start to receive", e))?;
         post.listens_on(server.addrs());
-        let queue = Queue::start(spool, Arc::clone(&post), resolver, &inbox)
+        let queue = Queue::start(spool, Arc::clone(&post), &inbox)
             .map_err(|e| StartError::System("start to forward", e))?;
         Ok(Daemon {
             post,
@@ -113,12 +109,6 @@ impl Daemon {
             warn!("a changed {key} needs a restart");
         }
         let next = now.reloaded(next);
-        if next.mail.nameserver != now.mail.nameserver {
-            match Resolver::new(&next.mail.nameserver, LOOKUP) {
-                Ok(resolver) => self.queue.set_resolver(resolver),
-                Err(error) => error!("the old NAMESERVER stays: {error}"),
-            }
-        }
         self.post.reconfigure(next);
         if let Err((mbox, error)) = self.post.prepare() {
             error!(
@@ -150,6 +140,3 @@ impl Daemon {
         let _ = queue.join();
     }
 }
-
-/// The bound on one look-up in the DNS.
-const LOOKUP: Duration = Duration::from_secs(15);

@@ -202,14 +202,10 @@ impl Spool {
 
     /// Takes back a message that was just accepted and that nobody was told of.
     pub fn withdraw(&self, id: Id) {
-        if let Err(errno) = unlinkat(
-            &self.folder.fd,
-            id.to_string().as_str(),
-            UnlinkatFlags::NoRemoveDir,
-        ) {
-            log::warn!(
-                "id={id} cannot be taken back from the spool and may be sent twice: {errno}"
-            );
+        let name = id.to_string();
+        let flag = UnlinkatFlags::NoRemoveDir;
+        if let Err(errno) = unlinkat(&self.folder.fd, name.as_str(), flag) {
+            log::warn!("spool: cannot take back id={id}, it may be sent twice: {errno}");
         }
     }
 

@@ -1,33 +1,255 @@
+//! The forwarding side of the daemon: a scheduler thread that knows when which message is due, and workers,
+//! started on demand, that call out or deliver what the mailboxes could not take at once.
+//!
+//! What is decided is in `plan.rs` (pure); who waits for whom in `desk.rs`; the workers in `crew.rs`; a
+//! message's round in `round.rs`. Here is the scheduler: scan the spool, begin rounds, hire.
+//!
+//! It promises: at most MAX_RELAYS connections, a quarter of them to one destination; a dead or silent host, or
+//! a locked mailbox, delays only its own mail; idle, every thread sleeps. A thread that the system refuses is
+//! asked for again a second later. A message whose file cannot be read now stays in the schedule.
+
 use crate::message::Id;
 use crate::post::PostOffice;
-use crate::relay::mx::Resolver;
-use crate::spool::Spool;
+use crate::relay::crew::Crew;
+use crate::relay::desk::Desk;
+use crate::relay::outside::{Office, Outside};
+use crate::relay::sites::{Destination, Millis, millis};
+use crate::spool::{Queued, Spool, State};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
-/// The forwarding side: threads of its own.
-pub struct Queue {}
-impl Queue {
-    /// Starts scanning the spool and working. `inbox`: ids of newly spooled messages.
-    pub fn start(
-        _spool: Arc<Spool>,
-        _post: Arc<PostOffice>,
-        _resolver: Resolver,
-        _inbox: &QueueHandle,
-    ) -> std::io::Result<Queue> {
-        Ok(Queue {})
-    }
-    /// Look-ups from now on go to this one.
-    pub fn set_resolver(&self, _resolver: Resolver) {}
-    /// SIGUSR1: everything is due now.
-    pub fn retry_all(&self) {}
-    /// Lets those past DATA finish, at most `grace`; ends the rest.
-    pub fn stop(self, _grace: Duration) {}
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+/// Enough for a worker in a debug build; only what is used is ever in memory.
+const STACK: usize = 256 << 10;
+/// Before a refused thread is asked for again.
+const HIRE_AGAIN: Millis = 1_000;
+/// Before a scan that failed is repeated.
+const SCAN_AGAIN: Millis = 60_000;
+
+/// The way into the queue. Made first, so that the post office can have one; what is submitted before the queue
+/// starts is kept.
+#[derive(Clone)]
+pub struct QueueHandle {
+    desk: Arc<Desk>,
 }
 
-/// temp
-#[derive(Clone, Default)]
-pub struct QueueHandle;
+impl Default for QueueHandle {
+    fn default() -> QueueHandle {
+        QueueHandle {
+            desk: Arc::new(Desk::new()),
+        }
+    }
+}
+
 impl QueueHandle {
-    /// x
-    pub fn submit(&self, _id: Id) {}
+    /// A handle of a queue to be.
+    pub fn new() -> QueueHandle {
+        QueueHandle::default()
+    }
+
+    /// A message that [`Spool::accept`] has just taken: due at once.
+    pub fn submit(&self, id: Id) {
+        self.desk.board().plan.submit(id);
+        self.desk.notify();
+    }
+
+    /// SIGUSR1: everything is due now, and no host is given up.
+    pub fn retry_all(&self) {
+        self.desk.board().plan.retry_all();
+        self.desk.notify();
+    }
+}
+
+/// The running queue. Dropped, it ends without grace.
+pub struct Queue {
+    desk: Arc<Desk>,
+    scheduler: Option<JoinHandle<()>>,
+}
+
+impl Queue {
+    /// Starts scanning the spool and working. What is submitted to `inbox` is worked on. Fails if the scheduler's
+    /// thread cannot be started.
+    pub fn start(
+        spool: Arc<Spool>,
+        post: Arc<PostOffice>,
+        inbox: &QueueHandle,
+    ) -> io::Result<Queue> {
+        Queue::run(spool, Office::new(post).map_err(io::Error::other)?, inbox)
+    }
+
+    pub(crate) fn run<O: Outside>(
+        spool: Arc<Spool>,
+        outside: O,
+        inbox: &QueueHandle,
+    ) -> io::Result<Queue> {
+        let desk = inbox.desk.clone();
+        let crew = Arc::new(Crew {
+            desk: desk.clone(),
+            spool,
+            outside,
+        });
+        let scheduler = Builder::new()
+            .name("queue".into())
+            .spawn(move || schedule(&crew))?;
+        Ok(Queue {
+            desk,
+            scheduler: Some(scheduler),
+        })
+    }
+
+    /// See [`QueueHandle::retry_all`].
+    pub fn retry_all(&self) {
+        self.desk.board().plan.retry_all();
+        self.desk.notify();
+    }
+
+    /// No new connections or messages; what is past DATA, or being written to a mailbox, finishes within `grace`.
+    /// A worker that is still looking up or connecting is not waited for: it has nothing to lose, and ends when
+    /// it notices.
+    pub fn stop(mut self, grace: Duration) {
+        self.end(grace);
+    }
+
+    fn end(&mut self, grace: Duration) {
+        let Some(scheduler) = self.scheduler.take() else {
+            return;
+        };
+        self.desk.stop(grace);
+        if scheduler.join().is_err() {
+            log::error!("the scheduler of the queue panicked");
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+fn schedule<O: Outside>(crew: &Arc<Crew<O>>) {
+    let desk = &crew.desk;
+    let mut scan_at = scan(crew);
+    let mut hire_at = None;
+    let mut warned = false;
+    loop {
+        let limits = crew.outside.settings().limits;
+        let mut board = desk.board();
+        if board.stopping {
+            return;
+        }
+        board.limits = limits;
+        let now = desk.now();
+        if hire_at.is_none_or(|at| at <= now) {
+            let short = desk.staff(&mut board, |destination| {
+                hire(crew, destination, &mut warned)
+            });
+            hire_at = short.then_some(now + HIRE_AGAIN);
+        }
+        if scan_at.is_some_and(|at| at <= now) {
+            drop(board);
+            scan_at = scan(crew);
+        } else if let Some(id) = board.plan.due(now) {
+            drop(board);
+            if catch_unwind(AssertUnwindSafe(|| begin(crew, id))).is_err() {
+                log::error!("the queue panicked on id={id}; it waits for the next start");
+            }
+        } else {
+            let until = [board.plan.next_due(), hire_at, scan_at]
+                .into_iter()
+                .flatten()
+                .min();
+            drop(desk.wait(board, until));
+        }
+    }
+}
+
+/// Puts every waiting message into the plan. Returns when to do it again, should it have failed.
+fn scan<O: Outside>(crew: &Crew<O>) -> Option<Millis> {
+    let (now, clock) = (crew.desk.now(), SystemTime::now());
+    // A clock that was set back must not keep mail for years.
+    let longest = crew.outside.settings().back_off.max;
+    let scanned = crew.spool.scan(&mut |id, next_try| {
+        let wait = next_try
+            .duration_since(clock)
+            .unwrap_or_default()
+            .min(longest);
+        crew.desk
+            .board()
+            .plan
+            .found(id, now.saturating_add(millis(wait)));
+    });
+    let error = scanned.err()?;
+    log::error!("spool: cannot read the folder, trying again in a minute: {error}");
+    Some(crew.desk.now() + SCAN_AGAIN)
+}
+
+/// Begins a message's round: finds out where its recipients are.
+fn begin<O: Outside>(crew: &Crew<O>, id: Id) {
+    let mut queued = match crew.spool.load(id) {
+        Ok(Some(queued)) => queued,
+        Ok(None) => return crew.desk.board().plan.forget(id),
+        Err(e) => {
+            log::error!("spool: cannot read id={id}, trying again later: {e}");
+            let again = crew.desk.now() + millis(crew.outside.settings().back_off.min);
+            return crew.desk.board().plan.schedule(id, again);
+        }
+    };
+    if queued.is_finished() {
+        // A crash came between the last record and the unlink.
+        if let Err(e) = queued.remove() {
+            log::error!("spool: cannot remove a finished message id={id}: {e}");
+        }
+        return crew.desk.board().plan.forget(id);
+    }
+    let destinations = destinations(crew, &queued);
+    let now = crew.desk.now();
+    let mut board = crew.desk.board();
+    let limits = board.limits;
+    let held = board.plan.begin(id, destinations, now, &limits);
+    drop(board);
+    if let Some(until) = held {
+        let next_try = SystemTime::now() + Duration::from_millis(until.saturating_sub(now));
+        let tries = queued.tries;
+        // Advice for --queue; the schedule has it.
+        if let Err(e) = queued.defer(tries, next_try) {
+            log::debug!("spool: cannot set the next try id={id}: {e}");
+        }
+    }
+}
+
+/// Where the waiting recipients of a message are, each place once.
+fn destinations<O: Outside>(crew: &Crew<O>, queued: &Queued) -> Vec<Destination> {
+    let mut found: Vec<Destination> = Vec::new();
+    for recipient in queued
+        .recipients
+        .iter()
+        .filter(|r| r.state == State::Waiting)
+    {
+        let (destination, _) = crew.destination(&recipient.to);
+        if !found.contains(&destination) {
+            found.push(destination);
+        }
+    }
+    found
+}
+
+/// Starts a worker; false if the system refuses.
+fn hire<O: Outside>(crew: &Arc<Crew<O>>, destination: Destination, warned: &mut bool) -> bool {
+    let its = crew.clone();
+    match Builder::new()
+        .name("relay".into())
+        .stack_size(STACK)
+        .spawn(move || its.work(destination))
+    {
+        Ok(_) => *warned = false,
+        Err(e) if !*warned => {
+            log::warn!("cannot start a worker of the queue, trying again: {e}");
+            *warned = true;
+        }
+        Err(_) => {}
+    }
+    !*warned
 }
