@@ -147,6 +147,8 @@ impl Link for Connection {
 
     fn interrupter(&self) -> Box<dyn Fn() + Send> {
         let handle = self.handle();
-        Box::new(move || drop(handle.interrupt_unless_past_data()))
+        Box::new(move || {
+            handle.interrupt_unless_past_data();
+        })
     }
 }

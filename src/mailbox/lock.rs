@@ -7,8 +7,8 @@
 //! both are let go, and after a pause both are tried anew, so no order of locking elsewhere can
 //! deadlock with this one.
 
-use crate::dotlock::{Dotlock, Try};
 use crate::mailbox::MailboxError;
+use crate::mailbox::dotlock::{Dotlock, Try};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;

@@ -5,8 +5,8 @@
 //! back is the caller's.
 
 use crate::mailbox::Copy;
+use crate::mailbox::quote::{Quoter, most_added};
 use crate::message::Body;
-use crate::quote::{Quoter, most_added};
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile;
 use nix::sys::uio::pwritev;

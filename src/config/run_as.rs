@@ -2,7 +2,7 @@
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-use crate::conf_value::number;
+use crate::config::value::number;
 
 /// RUN_AS, looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]

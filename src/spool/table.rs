@@ -2,9 +2,9 @@
 //! message that vanishes while it is read is left out.
 
 use crate::message::Id;
-use crate::queued::{LoadError, read_envelope};
 use crate::spool::Name;
-use crate::spoolfile::Envelope;
+use crate::spool::format::Envelope;
+use crate::spool::queued::{LoadError, read_envelope};
 use nix::fcntl::OFlag;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -161,7 +161,7 @@ fn octets(size: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spoolfile;
+    use crate::spool::format;
 
     #[test]
     fn a_message_is_one_row_a_waiting_recipient() {
@@ -174,14 +174,14 @@ mod tests {
         ]
         .map(|s| s.parse().unwrap());
         let id = Id::parse("0001f2e3d4c5b6a7").unwrap();
-        let bytes = spoolfile::envelope(
+        let bytes = format::envelope(
             id,
             &"<john@example.org>".parse().unwrap(),
             received,
             &to,
             20_000,
         );
-        let mut envelope = spoolfile::parse(&bytes).unwrap();
+        let mut envelope = format::parse(&bytes).unwrap();
         envelope.recipients[0].answer = "mx said: 451 later".into();
         envelope.recipients[1].done = true;
         let bad = Id::parse("0001f2e3d4c5b6a8").unwrap();

@@ -5,13 +5,13 @@
 //! links: only if it still names the very file that is open and locked, a regular file with one
 //! name, is anything written.
 
-use crate::appending::{Note, Notes, Slot};
-use crate::dotlock::{Dotlock, PidFile};
-use crate::gather;
 use crate::log::Escaped;
+use crate::mailbox::appending::{Note, Notes, Slot};
+use crate::mailbox::dotlock::{Dotlock, PidFile};
+use crate::mailbox::file::{Open, missing_end, open_file, refuse_odd, sync_directory};
+use crate::mailbox::gather;
+use crate::mailbox::lock::{Held, Wait, lock};
 use crate::mailbox::{Copy, MailboxError, Stats};
-use crate::mboxfile::{Open, missing_end, open_file, refuse_odd, sync_directory};
-use crate::mboxlock::{Held, Wait, lock};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;

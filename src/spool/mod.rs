@@ -24,9 +24,12 @@
 //! Cannot do: share the folder with another daemon (the lock refuses it) or survive a file system that
 //! lies about fsync.
 
+pub mod format;
+pub mod queued;
+mod table;
+
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::spoolfile;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat, renameat};
 use nix::sys::stat::{Mode, fstatat};
@@ -40,8 +43,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-pub use crate::queue_table::table;
-pub use crate::queued::{Queued, Recipient, State};
+pub use queued::{Queued, Recipient, State};
+pub use table::table;
 
 /// The spool of one daemon; holding it is holding the lock.
 #[derive(Debug)]
@@ -149,8 +152,8 @@ impl Spool {
     /// system's own, ENOSPC and all.
     pub fn accept(&self, entry: &NewEntry<'_>) -> io::Result<()> {
         let size = entry.heading.len() as u64 + entry.body.len();
-        let envelope = spoolfile::envelope(entry.id, entry.from, entry.received, entry.to, size);
-        if entry.to.is_empty() || envelope.len() > spoolfile::MAX_ENVELOPE {
+        let envelope = format::envelope(entry.id, entry.from, entry.received, entry.to, size);
+        if entry.to.is_empty() || envelope.len() > format::MAX_ENVELOPE {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "no recipients, or too many",
@@ -244,16 +247,16 @@ impl Spool {
     pub fn load(&self, id: Id) -> io::Result<Option<Queued>> {
         match Queued::open(&self.folder, id) {
             Ok(queued) => Ok(Some(queued)),
-            Err(crate::queued::LoadError::Vanished) => {
+            Err(crate::spool::queued::LoadError::Vanished) => {
                 log::warn!("spool: the file is gone id={id}");
                 Ok(None)
             }
-            Err(crate::queued::LoadError::Damaged(why)) => {
+            Err(crate::spool::queued::LoadError::Damaged(why)) => {
                 let kept = self.folder.set_aside(id)?;
                 log::error!("spool: damaged, moved to {} id={id}: {why}", kept.display());
                 Ok(None)
             }
-            Err(crate::queued::LoadError::Io(e)) => Err(e),
+            Err(crate::spool::queued::LoadError::Io(e)) => Err(e),
         }
     }
 }

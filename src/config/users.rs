@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use crate::conf_value::path;
+use crate::config::value::path;
 use crate::config::{ConfigError, Faults, lines, read_file};
 use crate::smtp::address::{ForwardPath, Host, Mailbox};
 

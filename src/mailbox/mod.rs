@@ -26,13 +26,21 @@
 //! Threads that deliver to one mailbox at the same moment share one lock, one write and one sync
 //! (`commit.rs`); different mailboxes know nothing of each other.
 
-use crate::appending::Notes;
+mod appending;
+mod dotlock;
+mod file;
+mod gather;
+mod lock;
+mod mbox;
+mod quote;
+
 use crate::commit::{Abandoned, Commit};
-use crate::dotlock::PidFile;
 use crate::log::Escaped;
-use crate::mbox::{Mbox, Shared};
-use crate::mboxfile::sync_directory;
-use crate::mboxlock::PATIENCE;
+use crate::mailbox::appending::Notes;
+use crate::mailbox::dotlock::PidFile;
+use crate::mailbox::file::sync_directory;
+use crate::mailbox::lock::PATIENCE;
+use crate::mailbox::mbox::{Mbox, Shared};
 use crate::message::Body;
 use nix::errno::Errno;
 use std::collections::HashMap;

@@ -10,7 +10,7 @@
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::spool::Folder;
-use crate::spoolfile::{self, Envelope, Fault};
+use crate::spool::format::{self, Envelope, Fault};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -152,7 +152,7 @@ impl Queued {
             self.note(*index, answer)?;
             if let Some(recipient) = self.recipients.get(*index) {
                 self.file
-                    .write_all_at(spoolfile::state_field(true), recipient.state_at)?;
+                    .write_all_at(format::state_field(true), recipient.state_at)?;
             }
         }
         self.file.sync_data()?;
@@ -171,7 +171,7 @@ impl Queued {
         };
         recipient.last_answer = answer.to_owned();
         self.file
-            .write_all_at(&spoolfile::answer_field(answer), recipient.answer_at)
+            .write_all_at(&format::answer_field(answer), recipient.answer_at)
     }
 
     /// Sets the number of tries and the next one. The last write of a round, since every write sets the
@@ -179,7 +179,7 @@ impl Queued {
     pub fn defer(&mut self, tries: u32, next_try: SystemTime) -> io::Result<()> {
         if tries != self.tries {
             self.file
-                .write_all_at(&spoolfile::tries_field(tries), self.tries_at)?;
+                .write_all_at(&format::tries_field(tries), self.tries_at)?;
         }
         self.file.set_modified(next_try)?;
         (self.tries, self.next_try) = (tries, next_try);
@@ -214,9 +214,9 @@ pub(crate) fn read_envelope(
     let mut want = FIRST_READ;
     let envelope = loop {
         let whole = !read_up_to(file, &mut head, want)?;
-        match spoolfile::parse(&head) {
+        match format::parse(&head) {
             Ok(envelope) => break envelope,
-            Err(Fault::Unfinished) if !whole && want < spoolfile::MAX_ENVELOPE => want *= 4,
+            Err(Fault::Unfinished) if !whole && want < format::MAX_ENVELOPE => want *= 4,
             Err(fault) => return Err(damaged(&fault)),
         }
     };

@@ -9,6 +9,12 @@
 //! A `Config` is a value: a reload makes a new one, and [`Config::reloaded`] keeps from the old one
 //! what only a restart can change.
 
+mod mail;
+mod preflight;
+mod run_as;
+mod users;
+mod value;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -16,9 +22,9 @@ use std::path::{Path, PathBuf};
 
 use crate::smtp::address::Host;
 
-pub use crate::mail_conf::{MailConf, TimeStamp};
-pub use crate::run_as::RunAs;
-pub use crate::user_conf::{Place, Users};
+pub use mail::{MailConf, TimeStamp};
+pub use run_as::RunAs;
+pub use users::{Place, Users};
 
 /// The largest file that is read: far more than any list of users, and a bound for `/dev/zero`.
 const FILE_MAX: u64 = 64 << 20;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::conf_value::{
+use crate::config::run_as::{RunAs, run_as};
+use crate::config::value::{
     count, host, ip, is_none, list, nameserver, network, path, port, port_or_0, seconds, size,
 };
 use crate::config::{ConfigError, Faults, lines, nearest, read_file};
-use crate::run_as::{RunAs, run_as};
 use crate::smtp::address::Host;
 
 /// mail.conf, or its defaults: a field for each key.
