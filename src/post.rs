@@ -328,16 +328,16 @@ impl InForce {
 }
 
 fn settings(mail: &MailConf) -> Settings {
-    let mut settings = Settings::default();
-    settings.hostname = mail.hostname.clone();
-    settings.max_clients = mail.max_clients;
-    settings.max_clients_per_host = mail.max_clients_per_host;
-    settings.uncounted = mail.relay_from.clone();
-    settings.client_timeout = mail.client_timeout;
-    settings.max_message_size = mail.max_message_size;
-    settings.max_recipients = mail.max_recipients;
-    settings.spill_dir = mail.spool_dir.clone();
-    settings
+    Settings {
+        hostname: mail.hostname.clone(),
+        max_clients: mail.max_clients,
+        max_clients_per_host: mail.max_clients_per_host,
+        uncounted: mail.relay_from.clone(),
+        client_timeout: mail.client_timeout,
+        max_message_size: mail.max_message_size,
+        max_recipients: mail.max_recipients,
+        spill_dir: mail.spool_dir.clone(),
+    }
 }
 
 /// One transaction of a client: the configuration that it began with, and its recipients' routes.
