@@ -11,5 +11,6 @@ pub mod relay;
 pub mod server;
 pub mod smtp;
 pub mod spool;
+mod spool_folder;
 pub mod spoolfile;
 pub mod wire;

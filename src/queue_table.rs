@@ -3,7 +3,7 @@
 
 use crate::message::Id;
 use crate::queued::{LoadError, read_envelope};
-use crate::spool::Name;
+use crate::spool_folder::Name;
 use crate::spoolfile::Envelope;
 use nix::fcntl::OFlag;
 use std::fmt::Write as _;
