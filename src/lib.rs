@@ -1,16 +1,36 @@
 //! smtpd788
 #![forbid(unsafe_code)]
+pub mod accept;
+mod appending;
+pub mod cli;
+pub mod client;
+pub mod clients;
+mod commit;
+mod conf_value;
 pub mod config;
+pub mod daemon;
+mod dotlock;
+mod gather;
+pub mod handler;
 pub mod log;
+mod mail_conf;
 pub mod mailbox;
+mod mbox;
+mod mboxfile;
+mod mboxlock;
 pub mod message;
 pub mod post;
+mod preflight;
 pub mod queue_table;
 pub mod queued;
+mod quote;
 pub mod relay;
+mod run_as;
 pub mod server;
 pub mod smtp;
 pub mod spool;
 mod spool_folder;
 pub mod spoolfile;
+pub mod system;
+mod user_conf;
 pub mod wire;

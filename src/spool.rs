@@ -164,6 +164,15 @@ impl Spool {
         Ok(())
     }
 
+    /// Takes back a message that was just accepted and that nobody was told of.
+    pub fn withdraw(&self, id: Id) {
+        let name = id.to_string();
+        let flag = UnlinkatFlags::NoRemoveDir;
+        if let Err(errno) = unlinkat(&self.folder.fd, name.as_str(), flag) {
+            log::warn!("spool: cannot take back id={id}, it may be sent twice: {errno}");
+        }
+    }
+
     /// Calls `each` with every waiting message and its next try, by directory entries and `stat` alone. What
     /// vanishes meanwhile is passed over.
     pub fn scan(&self, each: &mut dyn FnMut(Id, SystemTime)) -> io::Result<()> {

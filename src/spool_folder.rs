@@ -44,7 +44,7 @@ impl Name {
         let Some(name) = name.to_str() else {
             return Name::Stranger;
         };
-        if matches!(name, "lock" | "pid" | "corrupt") || name.starts_with("appending") {
+        if matches!(name, "lock" | "pid" | "pid.new" | "corrupt") || name.starts_with("appending") {
             return Name::Household;
         }
         if let Some(id) = Id::parse(name) {

@@ -174,7 +174,7 @@ impl<O: Outside> Crew<O> {
                         host: target.name,
                     });
                 }
-                Err(Trouble::Site(why) | Trouble::Lost(why)) => last = why,
+                Err(Trouble(why)) => last = why,
             }
         }
         Err(Fate::Later(last))
@@ -228,17 +228,24 @@ impl<O: Outside> Crew<O> {
             }
         };
         for paths in part.paths.chunks(RECIPIENTS_A_TRANSACTION) {
-            match link.send(&part.queued.from, paths, &body) {
-                Ok(some) => fates.extend(some.into_iter().take(paths.len())),
-                Err(Trouble::Site(why) | Trouble::Lost(why)) if fates.is_empty() => {
-                    return Sent::Lost(Box::new(part), why);
-                }
-                // Some are delivered: what is left of this message is for another time.
-                Err(Trouble::Site(why) | Trouble::Lost(why)) => {
-                    fates.resize(part.paths.len(), Fate::Later(why));
-                    break;
-                }
+            let some = link.send(&part.queued.from, paths, &body);
+            if link.is_usable() {
+                fates.extend(some);
+                continue;
             }
+            let why = some.iter().rev().find_map(|fate| match fate {
+                Fate::Later(why) => Some(why.clone()),
+                Fate::Delivered(_) | Fate::Never(_) => None,
+            });
+            let why = why.unwrap_or_else(|| "connection lost".to_owned());
+            let undecided = some.iter().all(|fate| matches!(fate, Fate::Later(_)));
+            if fates.is_empty() && undecided && !link.is_in_doubt() {
+                return Sent::Lost(Box::new(part), why);
+            }
+            // What is decided stays so; the rest of this message is for another time.
+            fates.extend(some);
+            fates.resize(part.paths.len(), Fate::Later(why));
+            break;
         }
         self.finish(part, &fates, Some(host), shift);
         Sent::Done

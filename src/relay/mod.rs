@@ -1,6 +1,7 @@
 //! Everything that calls out. RULE: only `spool` and `post` are above it.
 mod crew;
 mod desk;
+mod link;
 pub mod mx;
 pub mod notice;
 mod outside;
@@ -12,5 +13,6 @@ mod queue_tests;
 mod queue_world;
 pub mod retry;
 mod round;
+mod route;
 pub mod sender;
 pub mod sites;

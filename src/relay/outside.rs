@@ -1,6 +1,6 @@
 //! What the queue needs of the rest of the daemon, as one trait, so that its tests can play the neighbours.
 
-use crate::config::MailConf;
+use crate::config::{Config, MailConf};
 use crate::mailbox::{Copy, MailboxError};
 use crate::message::{Body, Id};
 use crate::post::{PostOffice, Route};
@@ -10,8 +10,9 @@ use crate::relay::sender::{Connection, Fate, Trouble};
 use crate::relay::sites::Limits;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The part of the configuration that the queue works by; asked for anew at each use.
@@ -50,21 +51,46 @@ pub(crate) trait Outside: Send + Sync + 'static {
 
 /// An open connection.
 pub(crate) trait Link {
-    fn send(
-        &mut self,
-        from: &ReversePath,
-        to: &[ForwardPath],
-        body: &Body,
-    ) -> Result<Vec<Fate>, Trouble>;
+    /// One transaction: the fate of every recipient, in order.
+    fn send(&mut self, from: &ReversePath, to: &[ForwardPath], body: &Body) -> Vec<Fate>;
+    /// Whether another message may be sent.
+    fn is_usable(&self) -> bool;
+    /// The last message was sent whole and no reply came.
+    fn is_in_doubt(&self) -> bool;
     fn quit(self);
     /// Ends the connection from another thread, unless it is past DATA.
     fn interrupter(&self) -> Box<dyn Fn() + Send>;
 }
 
+/// The bound on one look-up in the DNS.
+const LOOKUP: Duration = Duration::from_secs(15);
+
 /// The real ones.
 pub(crate) struct Office {
-    pub(crate) post: Arc<PostOffice>,
-    pub(crate) resolver: Resolver,
+    post: Arc<PostOffice>,
+    /// With the name servers that it asks: a reload may name others.
+    resolver: Mutex<(Vec<SocketAddr>, Arc<Resolver>)>,
+}
+
+impl Office {
+    pub(crate) fn new(post: Arc<PostOffice>) -> Result<Office, RouteError> {
+        let nameservers = post.config().mail.nameserver.clone();
+        let resolver = Arc::new(Resolver::new(&nameservers, LOOKUP)?);
+        Ok(Office {
+            post,
+            resolver: Mutex::new((nameservers, resolver)),
+        })
+    }
+
+    /// The resolver for the configuration in force. No lock is held while it is asked.
+    fn resolver(&self, config: &Config) -> Result<Arc<Resolver>, RouteError> {
+        let wanted = &config.mail.nameserver;
+        let mut current = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.0 != *wanted {
+            *current = (wanted.clone(), Arc::new(Resolver::new(wanted, LOOKUP)?));
+        }
+        Ok(Arc::clone(&current.1))
+    }
 }
 
 impl Outside for Office {
@@ -92,7 +118,8 @@ impl Outside for Office {
             hostname: config.mail.hostname.clone(),
             listening: self.post.listening(),
         };
-        self.resolver.targets(host, config.mail.relay_port, &me)
+        self.resolver(&config)?
+            .targets(host, config.mail.relay_port, &me)
     }
 
     fn open(&self, target: &Target) -> Result<Connection, Trouble> {
@@ -102,13 +129,16 @@ impl Outside for Office {
 }
 
 impl Link for Connection {
-    fn send(
-        &mut self,
-        from: &ReversePath,
-        to: &[ForwardPath],
-        body: &Body,
-    ) -> Result<Vec<Fate>, Trouble> {
+    fn send(&mut self, from: &ReversePath, to: &[ForwardPath], body: &Body) -> Vec<Fate> {
         Connection::send(self, from, to, body)
+    }
+
+    fn is_usable(&self) -> bool {
+        Connection::is_usable(self)
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        Connection::is_in_doubt(self)
     }
 
     fn quit(self) {
@@ -117,6 +147,8 @@ impl Link for Connection {
 
     fn interrupter(&self) -> Box<dyn Fn() + Send> {
         let handle = self.handle();
-        Box::new(move || handle.interrupt_unless_past_data())
+        Box::new(move || {
+            handle.interrupt_unless_past_data();
+        })
     }
 }

@@ -12,7 +12,6 @@ use crate::message::Id;
 use crate::post::PostOffice;
 use crate::relay::crew::Crew;
 use crate::relay::desk::Desk;
-use crate::relay::mx::Resolver;
 use crate::relay::outside::{Office, Outside};
 use crate::relay::sites::{Destination, Millis, millis};
 use crate::spool::{Queued, Spool, State};
@@ -75,10 +74,9 @@ impl Queue {
     pub fn start(
         spool: Arc<Spool>,
         post: Arc<PostOffice>,
-        resolver: Resolver,
         inbox: &QueueHandle,
     ) -> io::Result<Queue> {
-        Queue::run(spool, Office { post, resolver }, inbox)
+        Queue::run(spool, Office::new(post).map_err(io::Error::other)?, inbox)
     }
 
     pub(crate) fn run<O: Outside>(

@@ -143,7 +143,7 @@ impl Outside for World {
         self.change(|s| s.calls.push(format!("open {host}")));
         let script = self.state().hosts.get(&host).cloned().unwrap_or_default();
         if let Some(why) = script.dead {
-            return Err(Trouble::Site(why.into()));
+            return Err(Trouble(why.into()));
         }
         self.change(|s| {
             *s.open.entry(host.clone()).or_default() += 1;
@@ -153,6 +153,7 @@ impl Outside for World {
             world: self.clone(),
             host,
             sent: 0,
+            lost: false,
             cut: Arc::default(),
         })
     }
@@ -162,16 +163,12 @@ pub(super) struct Line {
     pub(super) world: World,
     host: String,
     sent: usize,
+    lost: bool,
     cut: Arc<Mutex<bool>>,
 }
 
 impl Link for Line {
-    fn send(
-        &mut self,
-        from: &ReversePath,
-        to: &[ForwardPath],
-        body: &Body,
-    ) -> Result<Vec<Fate>, Trouble> {
+    fn send(&mut self, from: &ReversePath, to: &[ForwardPath], body: &Body) -> Vec<Fate> {
         self.sent += 1;
         assert!(!body.is_empty() && !to.is_empty() && !from.to_string().is_empty());
         let hangs = |s: &State| {
@@ -191,7 +188,8 @@ impl Link for Line {
             .unwrap_or_default();
         assert!(!script.panics, "as asked");
         if *self.cut.lock().unwrap() || script.lost_at == Some(self.sent) {
-            return Err(Trouble::Lost("connection lost".into()));
+            self.lost = true;
+            return vec![Fate::Later("connection lost".into()); to.len()];
         }
         let ok = Fate::Delivered("250 OK".into());
         let fates: Vec<_> = to
@@ -205,7 +203,15 @@ impl Link for Line {
             .map(|(p, _)| p.to_string());
         let taken = format!("{} {}", self.host, done.collect::<Vec<_>>().join(","));
         self.world.change(|s| s.taken.push(taken));
-        Ok(fates)
+        fates
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.lost
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        false
     }
 
     fn quit(self) {

@@ -9,7 +9,7 @@ use crate::log::Escaped;
 use crate::message::{Body, Id};
 use crate::post::Route;
 use crate::relay::crew::{Crew, Shift};
-use crate::relay::notice::{self, Failure, Report};
+use crate::relay::notice::{self, Failure, Reason, Report};
 use crate::relay::outside::Outside;
 use crate::relay::plan::Closing;
 use crate::relay::retry::dice;
@@ -153,12 +153,13 @@ impl<O: Outside> Crew<O> {
         let silence = Fate::Later("no answer for this recipient".into());
         for (index, path) in who {
             let to = queued.recipients[index].to.clone();
-            let mut never = |diagnostic: String| {
+            let mut never = |reason: Reason, diagnostic: String| {
                 let remote = host.map(str::to_owned);
                 failures.push(Failed {
                     index,
                     failure: Failure {
                         to: to.clone(),
+                        reason,
                         diagnostic,
                         remote,
                     },
@@ -181,12 +182,10 @@ impl<O: Outside> Crew<O> {
                     }
                     done.push((index, answer.clone()));
                 }
-                Fate::Never(answer) => never(answer.clone()),
+                Fate::Never(answer) if host.is_none() => never(Reason::Unroutable, answer.clone()),
+                Fate::Never(answer) => never(Reason::Refused, answer.clone()),
                 Fate::Later(answer) if age >= settings.lifetime => {
-                    never(format!(
-                        "not delivered in {} hours; last: {answer}",
-                        age.as_secs() / 3_600
-                    ));
+                    never(Reason::Expired, answer.clone());
                 }
                 Fate::Later(answer) => {
                     tried = true;
@@ -289,11 +288,10 @@ impl<O: Outside> Crew<O> {
         let sent = match &queued.from {
             ReversePath::Null => "report=none".to_owned(),
             ReversePath::Mailbox(sender) => {
-                let plain: Vec<Failure> =
-                    failures.iter().map(|f| f.failure.clone_parts()).collect();
+                let plain: Vec<Failure> = failures.iter().map(|f| f.failure.clone()).collect();
                 let content = notice::compose(&Report {
                     hostname: &self.outside.settings().hostname,
-                    to: &queued.from,
+                    to: sender,
                     id,
                     received: queued.received,
                     now: SystemTime::now(),
@@ -312,16 +310,6 @@ impl<O: Outside> Crew<O> {
             );
         }
         Ok(())
-    }
-}
-
-impl Failure {
-    fn clone_parts(&self) -> Failure {
-        Failure {
-            to: self.to.clone(),
-            diagnostic: self.diagnostic.clone(),
-            remote: self.remote.clone(),
-        }
     }
 }
 

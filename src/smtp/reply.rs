@@ -1,73 +1,271 @@
-use super::address::{ForwardPath, Host};
+//! Every reply that we give, in one list (RFC 788 sections 4.2 and 4.3). Other hosts' replies are read in
+//! `remote.rs`, and are named here too.
+
+use super::address::{AddressError, ForwardPath, Host};
+pub use super::remote::{RemoteReply, ReplyError, ReplyReader};
 use std::borrow::Cow;
-/// One reply of ours: one line, at most 512 octets with CRLF, printable ASCII.
+use std::fmt;
+
+/// Octets in a reply line with code and `<CRLF>` (RFC 788 section 4.5.3).
+pub const REPLY_MAX: usize = 512;
+
+/// One reply of ours: one line, at most [`REPLY_MAX`] octets, printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     code: u16,
     text: Cow<'static, str>,
 }
+
 impl Reply {
+    /// The three-digit code.
     pub fn code(&self) -> u16 {
         self.code
     }
+
+    /// The text after the code.
     pub fn text(&self) -> &str {
         &self.text
     }
-    /// 4yz or 5yz
+
+    /// 4yz or 5yz.
     pub fn is_error(&self) -> bool {
         self.code >= 400
     }
-    /// Appends "CODE text\r\n".
-    pub fn write(&self, _out: &mut Vec<u8>) {
-        todo!()
+
+    /// Appends `CODE text<CRLF>`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.to_string().as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
-    // every reply that we give, one constructor each, in one list, e.g.
-    pub fn ready(_host: &Host) -> Reply {
-        todo!("220 HOSTNAME Simple Mail Transfer Service Ready")
+
+    fn new(code: u16, text: &'static str) -> Reply {
+        let text = Cow::Borrowed(text);
+        Reply { code, text }
     }
-    pub fn full(_host: &Host) -> Reply {
-        todo!("421 HOSTNAME too many clients...")
+
+    /// Text with something variable in it: kept printable and short, whatever came in.
+    fn with(code: u16, text: fmt::Arguments<'_>) -> Reply {
+        let room = REPLY_MAX - "250 \r\n".len();
+        let text: String = printable(text.to_string().as_bytes()).take(room).collect();
+        let text = Cow::Owned(text);
+        Reply { code, text }
     }
-    pub fn stopping(_host: &Host) -> Reply {
-        todo!("421")
-    }
-    pub fn timeout(_host: &Host) -> Reply {
-        todo!("421")
-    }
-    pub fn will_forward(_path: &ForwardPath) -> Reply {
-        todo!("251")
-    }
-    pub fn stored(_id: impl std::fmt::Display) -> Reply {
-        todo!("250 OK id=ID")
-    }
-}
-/// A reply of another host, read incrementally and bounded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteReply {
-    pub code: u16,
-    pub lines: Vec<String>,
-}
-impl RemoteReply {
-    /** the text in one line, lines joined by " / ", escaped printable */
-    pub fn text(&self) -> String {
-        todo!()
+
+    fn not_available(host: &Host, why: &str) -> Reply {
+        let text = "Service not available, closing transmission channel";
+        Reply::with(421, format_args!("{host} {text} ({why})"))
     }
 }
-#[derive(Debug, Default)]
-pub struct ReplyReader {}
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReplyError {
-    #[error("not a reply")]
-    Malformed,
-    #[error("a reply line is too long")]
-    LineTooLong,
-    #[error("a reply has too many lines")]
-    TooManyLines,
+
+/// `CODE text`, without the line end: as the log has it.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code, self.text)
+    }
 }
-impl ReplyReader {
-    /// Takes bytes; returns how many it used and, once whole, the reply. Lenient on LF alone, "250" without text, "250-" lines.
-    pub fn feed(&mut self, _input: &[u8]) -> Result<(usize, Option<RemoteReply>), ReplyError> {
-        todo!()
+
+/// The list, by code.
+impl Reply {
+    /// `220`: the greeting.
+    pub fn ready(host: &Host) -> Reply {
+        Reply::with(
+            220,
+            format_args!("{host} Simple Mail Transfer Service Ready"),
+        )
+    }
+
+    /// `221`: to QUIT.
+    pub fn closing(host: &Host) -> Reply {
+        Reply::with(
+            221,
+            format_args!("{host} Service closing transmission channel"),
+        )
+    }
+
+    /// `250`: done.
+    pub fn ok() -> Reply {
+        Reply::new(250, "OK")
+    }
+
+    /// `250` to HELO.
+    pub fn hello(host: &Host) -> Reply {
+        Reply::with(250, format_args!("{host}"))
+    }
+
+    /// `250` to the end of mail data: every copy is on stable storage.
+    pub fn stored(id: impl fmt::Display) -> Reply {
+        Reply::with(250, format_args!("OK id={id}"))
+    }
+
+    /// `251`: taken, for another path.
+    pub fn will_forward(path: &ForwardPath) -> Reply {
+        Reply::with(251, format_args!("User not local; will forward to {path}"))
+    }
+
+    /// `354`: to DATA.
+    pub fn start_mail_input() -> Reply {
+        Reply::new(354, "Start mail input; end with <CRLF>.<CRLF>")
+    }
+
+    /// `421`: no more clients are served now.
+    pub fn full(host: &Host) -> Reply {
+        Reply::not_available(host, "too many clients, try again later")
+    }
+
+    /// `421`: the daemon is stopping.
+    pub fn stopping(host: &Host) -> Reply {
+        Reply::not_available(host, "stopping")
+    }
+
+    /// `421`: the client took too long.
+    pub fn timeout(host: &Host) -> Reply {
+        Reply::not_available(host, "timeout")
+    }
+
+    /// `421`: too many errors in a row.
+    pub fn too_many_errors(host: &Host) -> Reply {
+        Reply::not_available(host, "too many errors")
+    }
+
+    /// `421`: an HTTP client.
+    pub fn not_http(host: &Host) -> Reply {
+        Reply::not_available(host, "this is no HTTP server")
+    }
+
+    /// `451`: something failed here; the client may try again.
+    pub fn local_error() -> Reply {
+        Reply::new(451, "Requested action aborted: local error in processing")
+    }
+
+    /// `452`: the disk is full.
+    pub fn no_space() -> Reply {
+        Reply::new(
+            452,
+            "Requested action not taken: insufficient system storage",
+        )
+    }
+
+    /// `500`: no such command.
+    pub fn unrecognized() -> Reply {
+        Reply::new(500, "Syntax error, command unrecognized")
+    }
+
+    /// `500`: a line that is none.
+    pub fn bad_line() -> Reply {
+        Reply::new(
+            500,
+            "Syntax error: line too long, bare CR or LF, or control or 8-bit character",
+        )
+    }
+
+    /// `500`: an argument where 4.3 lists no `501`.
+    pub fn no_argument(form: &str) -> Reply {
+        Reply::with(500, format_args!("Syntax: {form}"))
+    }
+
+    /// `501`: the form that was wanted, and what is wrong with the address.
+    pub fn syntax(form: &str, why: Option<AddressError>) -> Reply {
+        match why {
+            Some(why) => Reply::with(501, format_args!("Syntax: {form} ({why})")),
+            None => Reply::with(501, format_args!("Syntax: {form}")),
+        }
+    }
+
+    /// `502`: outside the minimum implementation.
+    pub fn not_implemented() -> Reply {
+        Reply::new(
+            502,
+            "Command not implemented; try HELO MAIL RCPT DATA RSET NOOP QUIT",
+        )
+    }
+
+    /// `503`: HELO comes first.
+    pub fn need_helo() -> Reply {
+        Reply::new(503, "Bad sequence of commands: HELO first")
+    }
+
+    /// `503`: MAIL comes first.
+    pub fn need_mail() -> Reply {
+        Reply::new(503, "Bad sequence of commands: MAIL first")
+    }
+
+    /// `503`: an accepted RCPT comes first.
+    pub fn need_rcpt() -> Reply {
+        Reply::new(503, "Bad sequence of commands: RCPT first")
+    }
+
+    /// `550`: unknown here.
+    pub fn no_such_user() -> Reply {
+        Reply::new(550, "No such user here")
+    }
+
+    /// `550`: neither ours nor from a client that we forward for.
+    pub fn relay_denied() -> Reply {
+        Reply::new(550, "Relaying denied")
+    }
+
+    /// `552`: MAX_RECIPIENTS is reached; the words of Appendix F, scenario 10.
+    pub fn too_many_recipients() -> Reply {
+        Reply::new(
+            552,
+            "Recipient storage full, try again in another transaction",
+        )
+    }
+
+    /// `552`: over MAX_MESSAGE_SIZE.
+    pub fn too_large() -> Reply {
+        Reply::new(552, "Too much mail data")
+    }
+
+    /// `554`: a bare CR or LF in the mail data.
+    pub fn bare_line_end() -> Reply {
+        Reply::new(554, "Transaction failed: bare CR or LF in mail data")
+    }
+
+    /// `554`: the message has been through too many hosts.
+    pub fn mail_loop() -> Reply {
+        Reply::new(554, "Transaction failed: mail loop")
+    }
+}
+
+/// Octets as printable ASCII: a TAB is a space, whatever else is not printable is a question mark.
+pub(super) fn printable(octets: &[u8]) -> impl Iterator<Item = char> {
+    octets.iter().map(|octet| match octet {
+        b' '..=b'~' => char::from(*octet),
+        b'\t' => ' ',
+        _ => '?',
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_replies_are_one_short_printable_line() {
+        let name = [
+            "x".repeat(63),
+            "y".repeat(63),
+            "z".repeat(63),
+            "a".repeat(63),
+        ]
+        .join(".");
+        let host: Host = name.parse().unwrap();
+        let path: ForwardPath = format!("<u@{}>", &name[..252]).parse().unwrap();
+        for reply in [
+            Reply::ready(&host),
+            Reply::full(&host),
+            Reply::will_forward(&path),
+            Reply::stored("x\r\n250 y\u{fc}".repeat(100)),
+            Reply::bad_line(),
+            Reply::not_implemented(),
+            Reply::syntax("MAIL FROM:<reverse-path>", Some(AddressError::Quoting)),
+        ] {
+            let mut out = Vec::new();
+            reply.write(&mut out);
+            assert!(out.len() <= REPLY_MAX, "{reply}");
+            let line = out.strip_suffix(b"\r\n").unwrap();
+            assert!(line.iter().all(|b| matches!(b, b' '..=b'~')), "{reply}");
+        }
     }
 }

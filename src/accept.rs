@@ -1,0 +1,323 @@
+//! Listeners, and the threads that take clients from them.
+//!
+//! Every client has a thread of its own, and it is a listener's own `accept` that hands it over: idle threads of one
+//! listener all wait in `accept`, the kernel wakes one of them with a client, and that thread serves it. Before it
+//! does, it makes sure that another one is waiting (a new one if need be), and afterwards it goes back to wait unless
+//! enough others do. So a client costs no switch between an accepting thread and its own, and no new thread while
+//! old ones are idle.
+//!
+//! Accepting never ends and never spins: when the system is out of descriptors or memory it pauses, 5 ms doubling to
+//! 1 s, and the log says so once a burst. When no thread can be started, the client is told `421`.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{error, info, warn};
+use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::client::Conversation;
+use crate::clients::{Clients, Full};
+use crate::handler::{Client, Handler, Settings};
+use crate::smtp::reply::Reply;
+use crate::wire::Wire;
+
+/// Connections that the kernel may hold until a thread accepts them; it has a limit of its own too.
+const BACKLOG: i32 = 4096;
+/// Threads of one listener that may wait for clients; more of them end.
+const MAX_IDLE: usize = 32;
+/// A session needs some 20 KiB; what is not touched costs no memory.
+const STACK: usize = if cfg!(debug_assertions) {
+    1024 * 1024
+} else {
+    256 * 1024
+};
+/// The pauses of an accept that the system refuses.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Trouble that comes again within this time is the same burst.
+const BURST: Duration = Duration::from_secs(10);
+/// How long a client that is not served may take to read why.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Opens a listener. Clients inherit `timeout` for their reads and writes.
+///
+/// # Errors
+/// What the system reports, for instance that the address is in use.
+pub fn listen(addr: SocketAddr, timeout: Duration) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    let listener = TcpListener::from(socket);
+    prepare(&listener, timeout)?;
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
+}
+
+fn prepare(listener: &TcpListener, timeout: Duration) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))
+}
+
+/// A listener with its waiting threads.
+#[derive(Debug)]
+struct Door {
+    /// Taken out at the stop; closed when the last thread that waits in `accept` has let go of it.
+    listener: Mutex<Option<Arc<TcpListener>>>,
+    addr: SocketAddr,
+    waiting: AtomicUsize,
+}
+
+impl Door {
+    fn open(&self) -> MutexGuard<'_, Option<Arc<TcpListener>>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next client; an error too once the listener is closed.
+    fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let listener = self.open().clone();
+        listener.ok_or(io::ErrorKind::NotConnected)?.accept()
+    }
+}
+
+/// What all threads of a server share.
+#[derive(Debug)]
+pub struct Doors {
+    doors: Vec<Door>,
+    clients: Clients,
+    timeout: Duration,
+    threads: Mutex<usize>,
+    ended: Condvar,
+    trouble: Mutex<Option<Instant>>,
+}
+
+impl Doors {
+    /// Takes listeners over and starts the first thread of each. `timeout` is what their clients inherit.
+    ///
+    /// # Errors
+    /// What the system reports of a listener, or that it has no thread to give.
+    pub fn open<H: Handler>(
+        listeners: Vec<TcpListener>,
+        timeout: Duration,
+        handler: &Arc<H>,
+    ) -> io::Result<Arc<Doors>> {
+        let mut doors = Vec::new();
+        for listener in listeners {
+            prepare(&listener, timeout)?;
+            listener.set_nonblocking(false)?;
+            let addr = listener.local_addr()?;
+            doors.push(Door {
+                listener: Mutex::new(Some(Arc::new(listener))),
+                addr,
+                waiting: AtomicUsize::new(0),
+            });
+        }
+        let all = Arc::new(Doors {
+            doors,
+            clients: Clients::default(),
+            timeout,
+            threads: Mutex::new(0),
+            ended: Condvar::new(),
+            trouble: Mutex::new(None),
+        });
+        for (number, door) in all.doors.iter().enumerate() {
+            if let Err(error) = start_thread(&all, handler, number) {
+                all.stop();
+                return Err(error);
+            }
+            info!("listening on {}", door.addr);
+        }
+        Ok(all)
+    }
+
+    /// The addresses listened on, with the ports that the system chose.
+    pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.doors.iter().map(|door| door.addr)
+    }
+
+    /// Ends accepting; clients that wait are told `421`, a message under way goes on.
+    pub fn stop(&self) {
+        self.clients.stop();
+        for door in &self.doors {
+            drop(door.open().take());
+            // A shutdown would wake all who wait in accept, but also break a listener that others hold open (a
+            // service manager's): knock once for each instead.
+            let mut knocks = 0;
+            while door.waiting.load(SeqCst) > 0 && knocks < 4 * MAX_IDLE {
+                knocks += 1;
+                if TcpStream::connect_timeout(&reachable(door.addr), PAUSE_MAX).is_err() {
+                    thread::sleep(PAUSE_MIN);
+                }
+            }
+        }
+    }
+
+    /// Waits until every client is gone and every thread has ended, for `grace` at most; how many clients are left.
+    pub fn wait(&self, grace: Duration) -> usize {
+        let deadline = Instant::now() + grace;
+        let left = self.clients.wait_until_gone(grace);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        while left == 0 && *threads > 0 && Instant::now() < deadline {
+            let wait = self.ended.wait_timeout(threads, PAUSE_MAX);
+            threads = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        left
+    }
+
+    /// Whether this is the first trouble of a burst.
+    fn is_news(&self) -> bool {
+        let mut last = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        last.replace(Instant::now())
+            .is_none_or(|last| last.elapsed() > BURST)
+    }
+}
+
+/// Where a listener on a wildcard address can be called.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+fn start_thread<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize) -> io::Result<()> {
+    let (their_doors, their_handler) = (Arc::clone(doors), Arc::clone(handler));
+    let waiting = &doors.doors[number].waiting;
+    let threads = || doors.threads.lock().unwrap_or_else(PoisonError::into_inner);
+    waiting.fetch_add(1, SeqCst);
+    *threads() += 1;
+    let thread = thread::Builder::new()
+        .name("client".to_owned())
+        .stack_size(STACK);
+    let started = thread.spawn(move || {
+        take_clients(&their_doors, &their_handler, number);
+        drop(their_handler);
+        *their_doors
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) -= 1;
+        their_doors.ended.notify_all();
+    });
+    if started.is_err() {
+        waiting.fetch_sub(1, SeqCst);
+        *threads() -= 1;
+    }
+    started.map(drop)
+}
+
+/// A thread's life: wait for a client, see to a successor, serve, come back.
+fn take_clients<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize) {
+    let door = &doors.doors[number];
+    let mut pause = PAUSE_MIN;
+    loop {
+        let accepted = door.accept();
+        if doors.clients.is_stopping() {
+            door.waiting.fetch_sub(1, SeqCst);
+            if let Ok((stream, _)) = accepted {
+                refuse(&stream, &handler.settings(), Duration::ZERO);
+            }
+            return;
+        }
+        let (stream, peer) = match accepted {
+            Ok(client) => client,
+            Err(error) => {
+                let short = [EMFILE, ENFILE, ENOBUFS, ENOMEM];
+                if error
+                    .raw_os_error()
+                    .is_some_and(|code| short.contains(&code))
+                {
+                    if doors.is_news() {
+                        warn!("cannot accept clients on {}: {error}; waiting", door.addr);
+                    }
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                continue; // a timeout of the wait, or a client that went away before it was accepted
+            }
+        };
+        pause = PAUSE_MIN;
+        if door.waiting.fetch_sub(1, SeqCst) == 1
+            && let Err(error) = start_thread(doors, handler, number)
+        {
+            door.waiting.fetch_add(1, SeqCst);
+            if doors.is_news() {
+                warn!("cannot start a thread for a client: {error}");
+            }
+            refuse(&stream, &handler.settings(), Duration::ZERO);
+            continue;
+        }
+        let served = panic::catch_unwind(AssertUnwindSafe(|| {
+            serve(doors, handler.as_ref(), door.addr, stream, peer);
+        }));
+        if served.is_err() {
+            error!("panic client={peer}: its session is over, the others go on");
+        }
+        // Counted first, looked second: either this sees the stop, or the stop sees one more to wake.
+        if door.waiting.fetch_add(1, SeqCst) >= MAX_IDLE || doors.clients.is_stopping() {
+            door.waiting.fetch_sub(1, SeqCst);
+            return;
+        }
+    }
+}
+
+fn serve<H: Handler>(
+    doors: &Doors,
+    handler: &H,
+    door: SocketAddr,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let settings = handler.settings();
+    let client = Client::new(peer, stream.local_addr().unwrap_or(door));
+    match doors.clients.enter(stream, client.peer.ip(), &settings) {
+        Ok(place) => {
+            let connection = place.connection();
+            let stream = connection.stream();
+            Conversation::new(handler, settings, client, place, stream, doors.timeout).run();
+        }
+        Err((stream, why)) => {
+            let leaving = doors.clients.turn_away();
+            info!("rejected client={} answer=421 {why}", client.peer);
+            let linger = if leaving.is_some() {
+                LINGER
+            } else {
+                Duration::ZERO
+            };
+            refuse(&stream, &settings, linger);
+        }
+    }
+}
+
+/// Says `421` and closes.
+fn refuse(stream: &TcpStream, settings: &Settings, linger: Duration) {
+    let mut line = Vec::new();
+    Reply::full(&settings.hostname).write(&mut line);
+    let sent = stream
+        .set_write_timeout(Some(PAUSE_MAX))
+        .and_then(|()| (&*stream).write_all(&line));
+    if sent.is_ok() {
+        Wire::new(stream, PAUSE_MAX).close(linger);
+    }
+}
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Full::All => "MAX_CLIENTS are being served",
+            Full::Host => "MAX_CLIENTS_PER_HOST of its address are being served",
+            Full::Stopping => "stopping",
+        })
+    }
+}

@@ -1,0 +1,369 @@
+//! Which addresses to call, in which order, once DNS has answered (RFC 5321 5.1, RFC 7505). Pure but for one
+//! question to the kernel: is this address ours?
+//!
+//! * Preferences ascending, equal ones shuffled; every address of a host before the next host; at most five in all.
+//! * A list that holds this host is cut there: only strictly better preferences remain, so mail never goes in circles.
+//! * A host whose addresses are not known now is passed over while another one has some; only if none has any does
+//!   its trouble decide: [`RouteError::Later`] if one of them is unknown, [`RouteError::Never`] if all are known to be none.
+
+use crate::smtp::address::Host;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// Addresses called in one try: enough to get past dead hosts, few enough that a try ends.
+const MAX_TARGETS: usize = 5;
+
+/// One address to call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The MX host's name without its last dot, or the literal; printable.
+    pub name: String,
+    /// Where to connect.
+    pub addr: SocketAddr,
+}
+
+/// Why there is nothing to call; the text is a whole clause, for the log and the report.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// No try will ever succeed: the mail goes back to its sender.
+    #[error("{0}")]
+    Never(String),
+    /// Not known now: try again.
+    #[error("{0}")]
+    Later(String),
+}
+
+/// Who we are, so that mail does not go in circles.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// HOSTNAME.
+    pub hostname: Host,
+    /// Every address and port that a listener of ours is bound to.
+    pub listening: Vec<SocketAddr>,
+}
+
+/// A host that takes a domain's mail.
+#[derive(Debug)]
+pub(super) struct Exchanger {
+    pub name: String,
+    /// Lower is better.
+    pub preference: u16,
+    pub addresses: Addresses,
+}
+
+#[derive(Debug)]
+pub(super) enum Addresses {
+    /// IPv6 and IPv4 in any order.
+    Known(Vec<IpAddr>),
+    /// DNS says that there are none.
+    None,
+    /// DNS did not say; why.
+    Unknown(String),
+}
+
+/// Mail for an address literal: that address alone.
+pub(super) fn literal(ip: IpAddr, port: u16, me: &Identity) -> Result<Vec<Target>, RouteError> {
+    let name = Host::literal(ip).to_string();
+    if !is_callable(ip) {
+        return Err(RouteError::Never(format!(
+            "{name} is not the address of one host"
+        )));
+    }
+    if me.is_at(ip, port) {
+        return Err(RouteError::Never(format!("mail loop: {name} is this host")));
+    }
+    let addr = SocketAddr::new(ip.to_canonical(), port);
+    Ok(vec![Target { name, addr }])
+}
+
+/// Sorts by preference, equal ones in random order.
+pub(super) fn shuffle<T>(items: &mut [T], preference: impl Fn(&T) -> u16) {
+    // Every RandomState has other keys: a random number each, without a crate for it.
+    items.sort_by_cached_key(|item| (preference(item), RandomState::new().hash_one(0)));
+}
+
+/// Mail for `domain`, whose `exchangers` come in the order to try. Not for an empty list.
+pub(super) fn choose(
+    domain: &str,
+    mut exchangers: Vec<Exchanger>,
+    port: u16,
+    me: &Identity,
+) -> Result<Vec<Target>, RouteError> {
+    if let Some(own) = exchangers
+        .iter()
+        .filter(|host| me.is(host, port))
+        .map(|host| host.preference)
+        .min()
+    {
+        exchangers.retain(|host| host.preference < own);
+        if exchangers.is_empty() {
+            return Err(RouteError::Never(format!(
+                "mail loop: mail for {domain} comes back to this host"
+            )));
+        }
+    }
+    let mut targets = Vec::with_capacity(MAX_TARGETS);
+    let mut unknown = None;
+    for Exchanger {
+        name, addresses, ..
+    } in exchangers
+    {
+        match addresses {
+            Addresses::Known(ips) => targets.extend(ordered(ips).into_iter().map(|ip| Target {
+                name: name.clone(),
+                addr: SocketAddr::new(ip, port),
+            })),
+            Addresses::None => {}
+            Addresses::Unknown(why) => unknown = unknown.or(Some(why)),
+        }
+    }
+    targets.truncate(MAX_TARGETS);
+    match (targets.is_empty(), unknown) {
+        (false, _) => Ok(targets),
+        (true, Some(why)) => Err(RouteError::Later(why)),
+        (true, None) => Err(RouteError::Never(format!(
+            "no mail host of {domain} has an address that can be called"
+        ))),
+    }
+}
+
+/// IPv6 and IPv4 in turn, so that a host with many of one kind, which may not work from here, does not use up the
+/// try; within a kind shuffled, because a cached answer would otherwise send all mail to the first.
+fn ordered(ips: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (mut v6, mut v4): (Vec<IpAddr>, Vec<IpAddr>) = ips
+        .into_iter()
+        .map(|ip| ip.to_canonical())
+        .filter(|ip| is_callable(*ip))
+        .partition(IpAddr::is_ipv6);
+    shuffle(&mut v6, |_| 0);
+    shuffle(&mut v4, |_| 0);
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    let mut ips = Vec::with_capacity(v6.len() + v4.len());
+    while v6.len() + v4.len() > 0 {
+        ips.extend(v6.next());
+        ips.extend(v4.next());
+    }
+    ips
+}
+
+/// An address of one host. The unspecified one would reach this very host, whatever it is.
+fn is_callable(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    !(ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST))
+}
+
+impl Identity {
+    fn is(&self, host: &Exchanger, port: u16) -> bool {
+        let by_name = matches!(&self.hostname, Host::Name(me) if me.as_str().eq_ignore_ascii_case(&host.name));
+        by_name
+            || matches!(&host.addresses, Addresses::Known(ips) if ips.iter().any(|ip| self.is_at(*ip, port)))
+    }
+
+    /// Whether calling this address and port would reach this daemon.
+    fn is_at(&self, ip: IpAddr, port: u16) -> bool {
+        let ip = ip.to_canonical();
+        let mut listeners = self
+            .listening
+            .iter()
+            .filter(|addr| addr.port() == port)
+            .map(SocketAddr::ip);
+        listeners.any(|listener| {
+            listener.to_canonical() == ip
+                // The literal that we go by may be that of a router that passes the port on to us.
+                || self.hostname == Host::Literal(ip)
+                || (listener.is_unspecified() && listener.is_ipv6() == ip.is_ipv6() && is_on_this_machine(ip))
+        })
+    }
+}
+
+/// The kernel calls an address of this machine from that same address. Nothing is sent. (Whether it can be bound
+/// says less: with `ip_nonlocal_bind` any address can.)
+fn is_on_this_machine(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv6() {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
+    let source = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    };
+    ip.is_loopback() || source().is_ok_and(|source| source.ip() == ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me(hostname: &str, listening: &[&str]) -> Identity {
+        let listening = listening.iter().map(|addr| addr.parse().unwrap()).collect();
+        Identity {
+            hostname: hostname.parse().unwrap(),
+            listening,
+        }
+    }
+
+    fn host(name: &str, preference: u16, ips: &[&str]) -> Exchanger {
+        let addresses = match ips {
+            [] => Addresses::None,
+            ["?"] => Addresses::Unknown(format!("{name} timed out")),
+            ips => Addresses::Known(ips.iter().map(|ip| ip.parse().unwrap()).collect()),
+        };
+        Exchanger {
+            name: name.to_owned(),
+            preference,
+            addresses,
+        }
+    }
+
+    fn names(targets: Vec<Target>) -> String {
+        targets
+            .into_iter()
+            .map(|target| target.name)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn what_is_known_of_the_hosts_decides() {
+        let me = me("me.example", &["127.0.0.1:25", "192.0.2.9:25"]);
+        let later = |name: &str| Err(RouteError::Later(format!("{name} timed out")));
+        let never = || {
+            Err(RouteError::Never(
+                "no mail host of d has an address that can be called".into(),
+            ))
+        };
+        let mail_loop = || {
+            Err(RouteError::Never(
+                "mail loop: mail for d comes back to this host".into(),
+            ))
+        };
+        let table = [
+            (
+                "in order",
+                vec![host("a", 1, &["192.0.2.1"]), host("b", 2, &["192.0.2.2"])],
+                Ok("a b"),
+            ),
+            (
+                "the first is unknown",
+                vec![host("a", 1, &["?"]), host("b", 2, &["192.0.2.2"])],
+                Ok("b"),
+            ),
+            (
+                "the first is none",
+                vec![host("a", 1, &[]), host("b", 2, &["192.0.2.2"])],
+                Ok("b"),
+            ),
+            (
+                "one unknown, the rest none",
+                vec![host("a", 1, &[]), host("b", 2, &["?"])],
+                later("b"),
+            ),
+            (
+                "all none",
+                vec![host("a", 1, &[]), host("b", 2, &[])],
+                never(),
+            ),
+            (
+                "useless addresses",
+                vec![host("a", 1, &["0.0.0.0", "::", "224.0.0.1", "ff02::1"])],
+                never(),
+            ),
+            (
+                "we are second, by name",
+                vec![host("a", 1, &["192.0.2.1"]), host("ME.example", 2, &[])],
+                Ok("a"),
+            ),
+            (
+                "our equals are left out",
+                vec![host("a", 2, &["192.0.2.1"]), host("me.example", 2, &[])],
+                mail_loop(),
+            ),
+            (
+                "we are first, by address",
+                vec![host("b", 1, &["192.0.2.9"]), host("c", 2, &["192.0.2.3"])],
+                mail_loop(),
+            ),
+            (
+                "mapped",
+                vec![host("b", 1, &["::ffff:192.0.2.9"])],
+                mail_loop(),
+            ),
+            (
+                "better, but unknown",
+                vec![host("a", 1, &["?"]), host("me.example", 2, &[])],
+                later("a"),
+            ),
+            (
+                "another loopback is another host",
+                vec![host("a", 1, &["127.0.0.2"])],
+                Ok("a"),
+            ),
+        ];
+        for (what, hosts, expected) in table {
+            let got = choose("d", hosts, 25, &me).map(names);
+            assert_eq!(got, expected.map(str::to_owned), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_every_address_of_this_machine() {
+        let all = me("me.example", &["0.0.0.0:25", "[::]:25"]);
+        for ip in ["127.0.0.1", "127.8.8.8", "::1"] {
+            assert!(all.is_at(ip.parse().unwrap(), 25), "{ip}");
+            assert!(
+                !all.is_at(ip.parse().unwrap(), 26),
+                "{ip}: another port is another daemon"
+            );
+        }
+        assert!(!all.is_at("192.0.2.1".parse().unwrap(), 25));
+        let v6_only = me("me.example", &["[::]:25"]);
+        assert!(!v6_only.is_at("127.0.0.1".parse().unwrap(), 25));
+    }
+
+    #[test]
+    fn the_literal_that_we_go_by_is_ours() {
+        let me = me("[192.0.2.7]", &["10.0.0.1:25"]);
+        assert!(me.is_at("192.0.2.7".parse().unwrap(), 25));
+        assert!(!me.is_at("192.0.2.7".parse().unwrap(), 26));
+    }
+
+    #[test]
+    fn both_kinds_of_address_take_turns_and_five_are_enough() {
+        let me = me("me.example", &[]);
+        let many = [
+            "2001:db8::1",
+            "2001:db8::2",
+            "2001:db8::3",
+            "2001:db8::4",
+            "192.0.2.1",
+            "192.0.2.2",
+        ];
+        let targets = choose("d", vec![host("a", 1, &many)], 25, &me).unwrap();
+        let kinds: Vec<bool> = targets.iter().map(|target| target.addr.is_ipv6()).collect();
+        assert_eq!(kinds, [true, false, true, false, true]);
+    }
+
+    #[test]
+    fn a_literal_is_that_address_alone() {
+        let me = me("me.example", &["127.0.0.1:25"]);
+        let one = |ip: &str| literal(ip.parse().unwrap(), 25, &me);
+        assert_eq!(
+            one("2001:db8::1").unwrap(),
+            [Target {
+                name: "[IPv6:2001:db8::1]".into(),
+                addr: "[2001:db8::1]:25".parse().unwrap()
+            }]
+        );
+        for ip in [
+            "127.0.0.1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "ff02::1",
+        ] {
+            assert!(matches!(one(ip), Err(RouteError::Never(_))), "{ip}");
+        }
+    }
+}
