@@ -6,9 +6,9 @@ use smtpd788::spool::{self, NewEntry, Spool, SpoolError, State};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 const HEADING: &[u8] = b"Received: from a ([192.0.2.1]) by b with SMTP id x; now\n";
 
@@ -384,81 +384,4 @@ fn the_table_reads_the_files_alone() {
     );
     // Reading changes nothing.
     assert!(dir.join("00000000000000aa").exists());
-}
-
-/// `cargo test --release --test spool -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn a_hundred_thousand_messages() {
-    let temp = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let whole = {
-        let spool = Spool::open(temp.path()).unwrap();
-        let id = stored(&spool, &["<mary@example.net>"]);
-        let bytes = fs::read(file(&spool, id)).unwrap();
-        fs::remove_file(file(&spool, id)).unwrap();
-        bytes
-    };
-    for n in 0..100_000u64 {
-        fs::write(temp.path().join(format!("{:016x}", n << 20)), &whole).unwrap();
-    }
-    let start = Instant::now();
-    let spool = Spool::open(temp.path()).unwrap();
-    println!("open:  {:?}", start.elapsed());
-    let start = Instant::now();
-    let mut found = 0;
-    spool.scan(&mut |_, _| found += 1).unwrap();
-    println!("scan:  {:?}", start.elapsed());
-    assert_eq!(found, 100_000);
-    let start = Instant::now();
-    let table = spool::table(temp.path()).unwrap().unwrap();
-    println!("table: {:?}, {} octets", start.elapsed(), table.len());
-}
-
-/// What the record of a last recipient costs, while 20 threads accept and 5 finish.
-#[test]
-#[ignore = "a measurement"]
-fn in_and_out_at_once() {
-    const MESSAGES: usize = 20_000;
-    for round in 0..2 {
-        for how in ["unlink", "unlink, sync the folder", "record, sync, unlink"] {
-            let temp = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-            let spool = Spool::open(temp.path()).unwrap();
-            let (give, take) = std::sync::mpsc::channel::<Id>();
-            let take = std::sync::Mutex::new(take);
-            let body = Body::from_bytes(vec![b'x'; 1_000]);
-            let start = Instant::now();
-            std::thread::scope(|scope| {
-                for _ in 0..20 {
-                    let give = give.clone();
-                    scope.spawn(|| {
-                        let give = give;
-                        for _ in 0..MESSAGES / 20 {
-                            let id = Id::new();
-                            accept(&spool, id, &["<mary@example.net>"], &body).unwrap();
-                            give.send(id).unwrap();
-                        }
-                    });
-                }
-                drop(give);
-                for _ in 0..5 {
-                    scope.spawn(|| {
-                        while let Ok(id) = { take.lock().unwrap().recv() } {
-                            let mut queued = spool.load(id).unwrap().unwrap();
-                            match how {
-                                "unlink" => fs::remove_file(file(&spool, id)).unwrap(),
-                                "unlink, sync the folder" => queued.remove().unwrap(),
-                                _ => {
-                                    queued.finish_recipient(0, "250 OK").unwrap();
-                                    fs::remove_file(file(&spool, id)).unwrap();
-                                }
-                            }
-                        }
-                    });
-                }
-            });
-            let rate = MESSAGES as f64 / start.elapsed().as_secs_f64();
-            println!("round {round}: {rate:6.0} messages/s  ({how})");
-            assert_eq!(fs::metadata(temp.path()).unwrap().nlink(), 2);
-        }
-    }
 }

@@ -295,7 +295,9 @@ impl<O: Outside> Crew<O> {
         shift: &Shift,
     ) -> Option<Part> {
         loop {
-            let id = self.desk.next_message(destination, done, proven)?;
+            let id = self
+                .desk
+                .next_message(destination, done, proven, || self.settle())?;
             shift.message.set(Some(id));
             if let Some(part) = self.begin(id, destination) {
                 return Some(part);
@@ -312,6 +314,12 @@ impl<O: Outside> Crew<O> {
     fn abandon(&self, part: Part, shift: &Shift) {
         self.give_up(part);
         shift.message.set(None);
+    }
+
+    fn settle(&self) {
+        if let Err(e) = self.spool.settle() {
+            log::error!("spool: cannot sync the folder, finished mail may come back: {e}");
+        }
     }
 
     fn connected(&self, destination: &Destination, shift: &Shift) {

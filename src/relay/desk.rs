@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a connection without mail is kept, as RFC 5321 4.5.3.2 lets us: far below any server's timeout.
 const LINGER: Duration = Duration::from_secs(1);
+/// A wait for mail that is longer than this is a pause, in which other things can be done.
+const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) struct Desk {
     board: Mutex<Board>,
@@ -176,14 +178,16 @@ impl Desk {
     }
 
     /// The next message for a worker on `destination`, waited for a moment if there is a connection to keep;
-    /// `None`: it is to leave. See [`Plan::next`].
+    /// `None`: it is to leave. See [`crate::relay::sites::Sites::next`]. `pause` is called if none comes at once.
     pub(crate) fn next_message(
         &self,
         destination: &Destination,
         done: u32,
         proven: bool,
+        pause: impl FnOnce(),
     ) -> Option<Id> {
-        let deadline = Instant::now() + LINGER;
+        let start = Instant::now();
+        let mut pause = Some(pause);
         let mut board = self.board();
         loop {
             if board.stopping {
@@ -198,14 +202,23 @@ impl Desk {
                     return Some(id);
                 }
                 Next::Leave => return None,
-                Next::Linger if Instant::now() >= deadline => return None,
+                Next::Linger if start.elapsed() >= LINGER => return None,
                 Next::Linger => {}
             }
+            if start.elapsed() >= PAUSE
+                && let Some(pause) = pause.take()
+            {
+                drop(board);
+                pause();
+                board = self.board();
+                continue;
+            }
+            let until = if pause.is_some() { PAUSE } else { LINGER };
             let me = thread::current();
             board.plan.sites.lingers(destination, true);
             board.lingering.push((destination.clone(), me.clone()));
             drop(board);
-            thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+            thread::park_timeout(until.saturating_sub(start.elapsed()));
             board = self.board();
             board.lingering.retain(|(_, thread)| thread.id() != me.id());
             board.plan.sites.lingers(destination, false);

@@ -391,3 +391,29 @@ fn what_is_over_takes_no_room() {
     }
     assert!(plan.sites.len() < 200, "{}", plan.sites.len());
 }
+
+/// `cargo test --release --lib memory_of -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn memory_of_a_hundred_thousand() {
+    let resident = || -> usize {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let mut plan = Plan::<u32>::default();
+    let before = resident();
+    for n in 0..100_000u64 {
+        plan.found(id(n << 20), n.wrapping_mul(2_654_435_761) % 1_000_000);
+    }
+    println!(
+        "waiting: {} octets a message",
+        (resident() - before) / 100_000
+    );
+    while let Some(due) = plan.due(u64::MAX) {
+        plan.begin(due, vec![host("dead.example")], 0, &LIMITS);
+    }
+    println!(
+        "all in a round: {} octets a message",
+        (resident() - before) / 100_000
+    );
+}

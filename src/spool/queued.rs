@@ -4,17 +4,15 @@
 //! writes only its own recipients' fields, and one of them at the end the number of tries.
 //!
 //! A recipient is finished by a state and an answer written in place and an fdatasync. When everybody is
-//! finished the file is unlinked; that is a record too, and the one that spares the other (state 7 of
-//! `spool.rs`).
+//! finished the file is unlinked, which spares the last of these (states 7 and 8 of `spool.rs`).
 
+use super::folder::Folder;
+use super::format::{self, Envelope, Fault};
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::spool::Folder;
-use crate::spool::format::{self, Envelope, Fault};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -186,17 +184,10 @@ impl Queued {
         Ok(())
     }
 
-    /// Everybody is finished: gone for good when it returns `Ok`. One that is gone already is no error.
+    /// Everybody is finished: the file goes, and with it the need to record them. Proof against a crash of the
+    /// process at once, against a power cut soon (states 7 and 8 of `spool.rs`).
     pub fn remove(self) -> io::Result<()> {
-        match unlinkat(
-            &self.folder.fd,
-            self.id.to_string().as_str(),
-            UnlinkatFlags::NoRemoveDir,
-        ) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        self.folder.fd.sync_all()
+        self.folder.remove(self.id)
     }
 }
 

@@ -1,10 +1,10 @@
 //! `--queue`: the spool as a table for people, read from the files alone. Needs no lock and no daemon; a
 //! message that vanishes while it is read is left out.
 
+use super::folder::Name;
+use super::format::Envelope;
+use super::queued::{LoadError, read_envelope};
 use crate::message::Id;
-use crate::spool::Name;
-use crate::spool::format::Envelope;
-use crate::spool::queued::{LoadError, read_envelope};
 use nix::fcntl::OFlag;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;

@@ -1,0 +1,209 @@
+//! The folder of the spool: made, locked, its names told apart, its entries made durable and removed.
+//!
+//! Which states a file goes through is told in `spool.rs`; here is what they are made of. All errors are
+//! returned.
+
+use crate::message::Id;
+use crate::spool::SpoolError;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The folder by path, for people, and by descriptor, for us.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    pub(crate) fd: File,
+    /// Files unlinked so far, and how many of them a sync of the folder has covered.
+    removed: AtomicU64,
+    settled: AtomicU64,
+}
+
+/// Removals that a power cut may undo, at most.
+const UNSETTLED: u64 = 32;
+
+/// What a name in the folder is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    Message(Id),
+    /// A message that was never acknowledged.
+    New,
+    /// The lock, `corrupt`, notes of the mailboxes.
+    Household,
+    Stranger,
+}
+
+impl Name {
+    pub(crate) fn of(name: &OsStr) -> Name {
+        let Some(name) = name.to_str() else {
+            return Name::Stranger;
+        };
+        if matches!(name, "lock" | "pid" | "pid.new" | "corrupt") || name.starts_with("appending") {
+            return Name::Household;
+        }
+        if let Some(id) = Id::parse(name) {
+            return Name::Message(id);
+        }
+        match name.strip_suffix(".new").and_then(Id::parse) {
+            Some(_) => Name::New,
+            None => Name::Stranger,
+        }
+    }
+}
+
+impl Folder {
+    /// Opens a folder that is there.
+    pub(crate) fn open(dir: &Path) -> io::Result<Folder> {
+        Ok(Folder {
+            path: dir.to_owned(),
+            fd: File::open(dir)?,
+            removed: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes the names in it durable, removals included.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let removed = self.removed.load(Ordering::Acquire);
+        self.fd.sync_all()?;
+        self.settled.fetch_max(removed, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Removals that a power cut may undo.
+    pub(crate) fn unsettled(&self) -> u64 {
+        let settled = self.settled.load(Ordering::Acquire);
+        self.removed.load(Ordering::Acquire).saturating_sub(settled)
+    }
+
+    /// Unlinks a message; one that is gone already is no error.
+    pub(crate) fn remove(&self, id: Id) -> io::Result<()> {
+        match unlinkat(
+            &self.fd,
+            id.to_string().as_str(),
+            UnlinkatFlags::NoRemoveDir,
+        ) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        self.removed.fetch_add(1, Ordering::AcqRel);
+        if self.unsettled() >= UNSETTLED {
+            self.sync()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Removes what was never acknowledged.
+    pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if Name::of(&name) == Name::New {
+                unlinkat(&self.fd, name.as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a damaged file to `corrupt/` under its name, with a number if that is taken.
+    pub(crate) fn set_aside(&self, id: Id) -> io::Result<PathBuf> {
+        let corrupt = self.path.join("corrupt");
+        make_folder(&corrupt)?;
+        let name = id.to_string();
+        let mut to = corrupt.join(&name);
+        for n in 1u32.. {
+            match to.symlink_metadata() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => break,
+                Err(e) => return Err(e),
+                Ok(_) => to = corrupt.join(format!("{name}.{n}")),
+            }
+        }
+        std::fs::rename(self.path.join(&name), &to)?;
+        File::open(&corrupt)?.sync_all()?;
+        self.fd.sync_all()?;
+        Ok(to)
+    }
+}
+
+/// Makes a folder and its parents, 0700, each name synced.
+pub(crate) fn make_folder(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new("/"));
+    if parent != dir {
+        make_folder(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
+        Ok(()) => File::open(parent)?.sync_all(),
+    }
+}
+
+/// An OFD write lock on `lock`, which then holds our process id. The file itself always stays: to remove
+/// it would let a third daemon lock another one.
+pub(crate) fn lock(dir: &Path) -> Result<File, SpoolError> {
+    let path = dir.join("lock");
+    let there = |e| SpoolError::Io(path.clone(), e);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let mut file = options.open(&path).map_err(there)?;
+    let whole = nix::libc::flock {
+        l_type: nix::libc::F_WRLCK as nix::libc::c_short,
+        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+        Ok(_) => {}
+        Err(Errno::EAGAIN | Errno::EACCES) => {
+            let mut holder = String::new();
+            let _ = (&file).take(20).read_to_string(&mut holder);
+            let holder = Some(holder.trim())
+                .filter(|s| s.parse::<u32>().is_ok())
+                .unwrap_or("?");
+            return Err(SpoolError::InUse(dir.to_owned(), holder.to_owned()));
+        }
+        Err(errno) => return Err(there(errno.into())),
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .map_err(there)?;
+    writeln!(file, "{}", std::process::id()).map_err(there)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart() {
+        let id = Id::parse("0123456789abcdef").unwrap();
+        let rows = [
+            ("0123456789abcdef", Name::Message(id)),
+            ("0123456789abcdef.new", Name::New),
+            ("0123456789ABCDEF", Name::Stranger),
+            ("0123456789abcde", Name::Stranger),
+            ("0123456789abcdef.old", Name::Stranger),
+            (".new", Name::Stranger),
+            ("lock", Name::Household),
+            ("pid", Name::Household),
+            ("corrupt", Name::Household),
+            ("appending.7", Name::Household),
+            ("notes.txt", Name::Stranger),
+        ];
+        for (name, kind) in rows {
+            assert_eq!(Name::of(OsStr::new(name)), kind, "{name}");
+        }
+    }
+}
