@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{Level, debug, info, log_enabled, warn};
 
 use crate::clients::Place;
 use crate::handler::{Client, Handler, Refusal, Settings};
@@ -49,6 +49,8 @@ pub struct Conversation<'a, H: Handler, S> {
     lines: LineReader,
     session: Session,
     transaction: Option<H::Transaction>,
+    /// The command being answered, for the log.
+    shown: String,
 }
 
 impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
@@ -72,6 +74,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             lines,
             session,
             transaction: None,
+            shown: String::new(),
         }
     }
 
@@ -118,7 +121,10 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
                     if self.place.is_stopping() {
                         return Err(End::Say(Reply::stopping(&self.settings.hostname)));
                     }
-                    debug!("command client={} line={}", self.client.peer, Escaped(line));
+                    self.shown.clear();
+                    if log_enabled!(Level::Debug) {
+                        self.shown = format!(" command={}", Escaped(line));
+                    }
                     let step = self.session.line(line, fault);
                     self.wire.consume(used);
                     return Ok(step);
@@ -183,6 +189,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             }
             Step::Data(reply) => {
                 self.say(&reply)?;
+                self.shown.clear();
                 let outcome = self.data()?;
                 let step = self.session.finish(outcome);
                 if let Step::Reply(reply) | Step::Close(reply) = &step
@@ -301,12 +308,11 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
 
     fn log_rejected(&self, to: Option<&ForwardPath>, reply: &Reply) {
         let peer = self.client.peer;
-        let (code, text) = (reply.code(), reply.text());
         match (to, self.session.reverse_path()) {
             (Some(to), Some(from)) => {
-                info!("rejected client={peer} from={from} to={to} answer={code} {text}");
+                info!("rejected client={peer} from={from} to={to} answer={reply}");
             }
-            _ => info!("rejected client={peer} answer={code} {text}"),
+            _ => info!("rejected client={peer} answer={reply}"),
         }
     }
 }

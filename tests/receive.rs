@@ -298,6 +298,9 @@ fn the_log_has_one_line_an_event_and_nothing_forged() {
     wait_until("the client is gone", || {
         !daemon.matching("disconnect client=").is_empty()
     });
+    let shown = daemon.wait_for("command=HELO a.example ");
+    assert!(shown.contains(" reply client=127.0.0.1:"), "{shown}");
+    assert!(shown.ends_with(" answer=250 mail.example"), "{shown}");
     for line in daemon.log() {
         assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{line:?}");
         let time = &line[..24];
