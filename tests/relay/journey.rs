@@ -166,6 +166,24 @@ fn a_host_that_takes_calls_but_no_mail_is_passed_over() {
 }
 
 #[test]
+fn a_message_in_doubt_is_not_given_to_another_host() {
+    let (dns, good) = (DnsServer::start(), Hop::good());
+    let rude = beside(&good, "127.0.0.37");
+    rude.script([(Step::Dot, Act::Close)]);
+    dns.mx("b.example", 10, "rude.b.example")
+        .address("rude.b.example", "127.0.0.37");
+    dns.mx("b.example", 20, "good.b.example")
+        .address("good.b.example", "127.0.0.1");
+    let daemon = relaying(&dns, good.addr().port(), "").start();
+    daemon.greeted().mail("a@b", "x@b.example", "x\r\n");
+    daemon.wait_for("deferred id=");
+    let (status, log) = daemon.stop();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+    assert_eq!(taken(&rude.told()).len(), 1);
+    assert_eq!(good.told().len(), 0, "{log:#?}");
+}
+
+#[test]
 fn a_literal_is_called_at_once_and_without_dns() {
     let hop = Hop::bind("127.0.0.34:0".parse().unwrap(), []);
     let setup = Setup::with(&format!(
