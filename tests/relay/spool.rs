@@ -129,7 +129,7 @@ fn the_table_is_the_same_with_and_without_a_daemon() {
         "smtpd788 spool 1\nid: {id}\nfrom: <john@mail.example>\n"
     )));
     assert!(
-        text.contains("\nto: done    <x@b.example>\n") && text.ends_with("\n\ntable\n"),
+        text.contains("\nto: done    <x@b.example>\n") && text.ends_with("\ntable\n"),
         "{text}"
     );
     let folder = daemon.kill();

@@ -26,8 +26,9 @@ fn a_message_past_data_is_waited_for() {
         for line in BufReader::new(stream.try_clone().unwrap()).lines() {
             match line.unwrap().as_str() {
                 "." => {
-                    at_dot.send(()).unwrap();
-                    may_answer.recv().unwrap();
+                    let _ = at_dot.send(());
+                    // Until the test lets go.
+                    let _ = may_answer.recv();
                     in_data = false;
                     stream.write_all(b"250 taken\r\n").unwrap();
                 }
@@ -48,13 +49,14 @@ fn a_message_past_data_is_waited_for() {
     daemon.wait_for(" stopping");
     client.expect("421");
     assert!(daemon.child.try_wait().unwrap().is_none());
-    go_on.send(()).unwrap();
+    drop(go_on);
     assert_eq!(daemon.wait().code(), Some(0));
     daemon.wait_for("relayed id=");
     daemon.wait_for(" stopped");
     hop.join().unwrap();
-    // No message was begun after it.
-    assert_eq!(waiting(&daemon.folder).len(), 1);
+    // The other one, if it was not begun before the signal reached the queue, waits for the next start.
+    let relayed = daemon.matching("relayed id=").len();
+    assert_eq!(waiting(&daemon.folder).len() + relayed, 2);
 }
 
 /// Each with a hop that hangs before DATA.
