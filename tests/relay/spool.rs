@@ -136,10 +136,8 @@ fn the_table_is_the_same_with_and_without_a_daemon() {
     check(&queue(&folder));
     let daemon = restart(&folder);
     hop.script([]);
-    crate::daemon::wait_until("it is delivered", || {
-        daemon.signal(SIGUSR1);
-        waiting(&daemon.folder).is_empty()
-    });
+    daemon.signal(SIGUSR1);
+    wait_for_empty_spool(&daemon);
     let whom: Vec<_> = crate::world::said(&hop.told(), "RCPT");
     assert_eq!(whom.iter().filter(|line| line.contains("<x@")).count(), 1);
     assert_eq!(taken(&hop.told()).len(), 2);
