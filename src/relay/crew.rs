@@ -88,6 +88,9 @@ impl<O: Outside> Crew<O> {
             Destination::Host(host) => self.relay(host, destination, shift),
             Destination::Mailbox(mbox) => self.deliver(mbox, destination, shift),
             Destination::Nobody => {
+                let Some(_under_way) = self.desk.register(Box::new(|| {})) else {
+                    return;
+                };
                 self.connected(destination, shift);
                 while let Some(part) = self.next(destination, 0, true, shift) {
                     let fates = vec![Fate::Never("no such user here".into()); part.paths.len()];
@@ -164,10 +167,10 @@ impl<O: Outside> Crew<O> {
         why: String,
         shift: &Shift,
     ) -> bool {
-        if self.desk.board().stopping {
+        let Some(_under_way) = self.desk.register(Box::new(|| {})) else {
             part.into_iter().for_each(|part| self.abandon(part, shift));
             return false;
-        }
+        };
         let fate = Fate::Later(why);
         if let Some(part) = part {
             let fates = vec![fate.clone(); part.paths.len()];
@@ -219,12 +222,13 @@ impl<O: Outside> Crew<O> {
     /// All that waits for a destination meets the same fate; unless it is final, the destination is left alone
     /// for a while.
     fn refuse(&self, destination: &Destination, fate: Fate, carried: Option<Part>, shift: &Shift) {
-        if self.desk.board().stopping {
+        // A report and the record that it was sent are not to be parted by a stop.
+        let Some(_under_way) = self.desk.register(Box::new(|| {})) else {
             carried
                 .into_iter()
                 .for_each(|part| self.abandon(part, shift));
             return;
-        }
+        };
         if let Some(part) = carried {
             let fates = vec![fate.clone(); part.paths.len()];
             self.finish(part, &fates, None, shift);
