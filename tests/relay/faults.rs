@@ -109,7 +109,11 @@ fn at_every_step() {
 fn check(script: &[(Step, Act)], outcome: &[&str; 2]) {
     let (dns, hop) = (DnsServer::start(), Hop::scripted(script.iter().copied()));
     mx(&dns, "b.example", "127.0.0.1");
-    let daemon = relaying(&dns, hop.addr().port(), "RELAY_TIMEOUT = 1\n").start();
+    // Short only where it has to pass: a slow machine is no fault of the hop.
+    let is_silent = |(step, act): &(Step, Act)| *step != Quit && matches!(act, Hang | Drip(_));
+    let timeout = if script.iter().any(is_silent) { 1 } else { 30 };
+    let lines = format!("RELAY_TIMEOUT = {timeout}\n");
+    let daemon = relaying(&dns, hop.addr().port(), &lines).start();
     let mut client = daemon.greeted();
     client.command("MAIL FROM:<john@mail.example>", "250");
     let whom = ["x@b.example", "y@b.example"];

@@ -32,7 +32,11 @@ fn send(addr: SocketAddr, next: &AtomicUsize, acknowledged: &Mutex<Vec<usize>>) 
     loop {
         let number = next.fetch_add(1, Ordering::SeqCst);
         // Some are larger than a page, so that a kill can tear them.
-        let filling = "x".repeat(if number.is_multiple_of(7) { 300_000 } else { 100 });
+        let filling = "x".repeat(if number.is_multiple_of(7) {
+            300_000
+        } else {
+            100
+        });
         stream.write_all(
             b"MAIL FROM:<a@b>\r\nRCPT TO:<x@b.example>\r\nRCPT TO:<y@b.example>\r\n\
               RCPT TO:<john@mail.example>\r\nDATA\r\n",
