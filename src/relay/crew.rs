@@ -2,13 +2,15 @@
 //!
 //! A worker on a remote destination asks where its hosts are, opens a connection to the first that takes one,
 //! and sends what waits for it, message after message. A connection that breaks under a message is replaced
-//! once for that message if it had carried others before (the host may have closed it meanwhile); else the
-//! message is tried later. A worker that panics gives back what it had, and goes on.
+//! for that message: anew from the first host if it had carried others before (the host may have closed it
+//! meanwhile), else by the next host of the list, and after the last one the message is tried later. A message
+//! that may have arrived is never tried on another host at once. A worker that panics gives back what it had,
+//! and goes on.
 
 use crate::mailbox::Copy;
 use crate::message::{Id, mbox_heading};
 use crate::relay::desk::Desk;
-use crate::relay::mx::RouteError;
+use crate::relay::mx::{RouteError, Target};
 use crate::relay::outside::{Link, Outside};
 use crate::relay::retry::dice;
 use crate::relay::round::Part;
@@ -86,6 +88,9 @@ impl<O: Outside> Crew<O> {
             Destination::Host(host) => self.relay(host, destination, shift),
             Destination::Mailbox(mbox) => self.deliver(mbox, destination, shift),
             Destination::Nobody => {
+                let Some(_under_way) = self.desk.register(Box::new(|| {})) else {
+                    return;
+                };
                 self.connected(destination, shift);
                 while let Some(part) = self.next(destination, 0, true, shift) {
                     let fates = vec![Fate::Never("no such user here".into()); part.paths.len()];
@@ -98,11 +103,25 @@ impl<O: Outside> Crew<O> {
     fn relay(&self, host: &Host, destination: &Destination, shift: &Shift) {
         let mut done = 0;
         let mut carried: Option<Part> = None;
+        let mut targets = Vec::new().into_iter();
+        // Who has just lost the carried message, untouched by anyone, and how: the rest of the list is for it.
+        let mut lost: Option<(String, String)> = None;
         loop {
-            let opened = self.open(host);
-            let open = match opened {
-                Ok(open) => open,
-                Err(fate) => return self.refuse(destination, fate, carried, shift),
+            if lost.is_none() {
+                targets = match self.targets(host) {
+                    Ok(found) => found.into_iter(),
+                    Err(fate) => return self.refuse(destination, fate, carried, shift),
+                };
+            }
+            let open = match (self.open(host, &mut targets), lost.take()) {
+                (Ok(open), _) => open,
+                (Err(fate), None) => return self.refuse(destination, fate, carried, shift),
+                (Err(_), Some((name, why))) => {
+                    if self.put_off(destination, carried.take(), &name, why, shift) {
+                        continue;
+                    }
+                    return;
+                }
             };
             let Some(under_way) = self.desk.register(open.link.interrupter()) else {
                 carried
@@ -114,7 +133,7 @@ impl<O: Outside> Crew<O> {
             let (_under_way, name, mut link) = (under_way, open.host, open.link);
             self.connected(destination, shift);
             let mut reused = false;
-            let lost = loop {
+            loop {
                 let Some(part) = carried
                     .take()
                     .or_else(|| self.next(destination, done, reused, shift))
@@ -127,41 +146,61 @@ impl<O: Outside> Crew<O> {
                     Sent::Lost(part, _) if self.desk.board().stopping => {
                         return self.abandon(*part, shift);
                     }
-                    Sent::Lost(part, _) if reused => {
-                        carried = Some(*part);
-                        break None;
-                    }
                     Sent::Lost(part, why) => {
-                        let fates = vec![Fate::Later(why.clone()); part.paths.len()];
-                        self.finish(*part, &fates, Some(&name), shift);
-                        break Some(why);
+                        carried = Some(*part);
+                        lost = (!reused).then_some((name, why));
+                        break;
                     }
                 }
-            };
+            }
             shift.connected.set(false);
-            let mut board = self.desk.board();
-            board.plan.sites.reopening(destination);
-            let Some(why) = lost else { continue };
-            let (dead, has_mail) = (
-                board.plan.sites.lost(destination),
-                board.plan.sites.has_mail(destination),
-            );
-            drop(board);
-            if dead {
-                return self.refuse(destination, Fate::Later(why), None, shift);
-            }
-            if !has_mail {
-                return;
-            }
+            self.desk.board().plan.sites.reopening(destination);
         }
     }
 
-    /// Opens a connection to the first host that takes one; `Err`: what to say of all mail for it.
-    fn open(&self, host: &Host) -> Result<Open<O::Link>, Fate> {
-        let targets = self.outside.targets(host).map_err(|e| match e {
+    /// Some host took the call, none the message. Whether to go on with what else waits.
+    fn put_off(
+        &self,
+        destination: &Destination,
+        part: Option<Part>,
+        host: &str,
+        why: String,
+        shift: &Shift,
+    ) -> bool {
+        let Some(_under_way) = self.desk.register(Box::new(|| {})) else {
+            part.into_iter().for_each(|part| self.abandon(part, shift));
+            return false;
+        };
+        let fate = Fate::Later(why);
+        if let Some(part) = part {
+            let fates = vec![fate.clone(); part.paths.len()];
+            self.finish(part, &fates, Some(host), shift);
+        }
+        let mut board = self.desk.board();
+        let (dead, has_mail) = (
+            board.plan.sites.lost(destination),
+            board.plan.sites.has_mail(destination),
+        );
+        drop(board);
+        if dead {
+            self.refuse(destination, fate, None, shift);
+        }
+        has_mail && !dead
+    }
+
+    fn targets(&self, host: &Host) -> Result<Vec<Target>, Fate> {
+        self.outside.targets(host).map_err(|e| match e {
             RouteError::Never(why) => Fate::Never(why),
             RouteError::Later(why) => Fate::Later(why),
-        })?;
+        })
+    }
+
+    /// Opens a connection to the next host that takes one; `Err`: what to say of all mail for them.
+    fn open(
+        &self,
+        host: &Host,
+        targets: &mut impl Iterator<Item = Target>,
+    ) -> Result<Open<O::Link>, Fate> {
         let mut last = format!("{host} has no address to call");
         for target in targets {
             if self.desk.board().stopping {
@@ -183,12 +222,13 @@ impl<O: Outside> Crew<O> {
     /// All that waits for a destination meets the same fate; unless it is final, the destination is left alone
     /// for a while.
     fn refuse(&self, destination: &Destination, fate: Fate, carried: Option<Part>, shift: &Shift) {
-        if self.desk.board().stopping {
+        // A report and the record that it was sent are not to be parted by a stop.
+        let Some(_under_way) = self.desk.register(Box::new(|| {})) else {
             carried
                 .into_iter()
                 .for_each(|part| self.abandon(part, shift));
             return;
-        }
+        };
         if let Some(part) = carried {
             let fates = vec![fate.clone(); part.paths.len()];
             self.finish(part, &fates, None, shift);

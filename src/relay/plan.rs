@@ -36,6 +36,9 @@ pub struct Plan<F> {
     waiting: BTreeSet<(Millis, Id)>,
     known: HashSet<Id>,
     rounds: HashMap<Id, Round<F>>,
+    /// Whether the spool has been read to its end; if not, whether all that is still found is due at once.
+    is_read: bool,
+    hurry: bool,
     /// The destinations, with the messages in their queues.
     pub sites: Sites,
 }
@@ -62,6 +65,8 @@ impl<F> Default for Plan<F> {
             waiting: BTreeSet::new(),
             known: HashSet::new(),
             rounds: HashMap::new(),
+            is_read: false,
+            hurry: false,
             sites: Sites::default(),
         }
     }
@@ -78,8 +83,13 @@ impl<F> Plan<F> {
     /// A message found in the spool. A known one is left as it is.
     pub fn found(&mut self, id: Id, due: Millis) {
         if self.known.insert(id) {
-            self.waiting.insert((due, id));
+            self.waiting.insert((if self.hurry { 0 } else { due }, id));
         }
+    }
+
+    /// The spool has been read to its end.
+    pub fn all_found(&mut self) {
+        (self.is_read, self.hurry) = (true, false);
     }
 
     /// The next message to begin a round with.
@@ -212,8 +222,9 @@ impl<F> Plan<F> {
         self.known.remove(&id);
     }
 
-    /// Everything that waits is due now, back-offs forgotten.
+    /// Everything that waits is due now, also what is found later; back-offs are forgotten.
     pub fn retry_all(&mut self) {
+        self.hurry = !self.is_read;
         self.sites.forget_back_offs();
         self.waiting = std::mem::take(&mut self.waiting)
             .into_iter()

@@ -355,6 +355,19 @@ fn retrying_all_forgets_every_wait() {
 }
 
 #[test]
+fn a_retry_of_all_counts_for_what_is_not_found_yet() {
+    let mut plan = Plan::<u32>::default();
+    plan.found(id(1), 500);
+    plan.retry_all();
+    plan.found(id(2), 500);
+    assert_eq!((plan.due(1), plan.due(1)), (Some(id(1)), Some(id(2))));
+    plan.all_found();
+    plan.retry_all();
+    plan.found(id(3), 500);
+    assert_eq!(plan.due(1), None);
+}
+
+#[test]
 fn a_message_for_nobody_is_forgotten() {
     let mut plan = Plan::<u32>::default();
     plan.submit(id(1));

@@ -32,7 +32,7 @@ const SCAN_AGAIN: Millis = 60_000;
 /// starts is kept.
 #[derive(Clone)]
 pub struct QueueHandle {
-    desk: Arc<Desk>,
+    pub(super) desk: Arc<Desk>,
 }
 
 impl Default for QueueHandle {
@@ -181,7 +181,10 @@ fn scan<O: Outside>(crew: &Crew<O>) -> Option<Millis> {
             .plan
             .found(id, now.saturating_add(millis(wait)));
     });
-    let error = scanned.err()?;
+    let Err(error) = scanned else {
+        crew.desk.board().plan.all_found();
+        return None;
+    };
     log::error!("spool: cannot read the folder, trying again in a minute: {error}");
     Some(crew.desk.now() + SCAN_AGAIN)
 }

@@ -361,6 +361,36 @@ fn stopping_interrupts_and_costs_no_try() {
 }
 
 #[test]
+fn a_stop_does_not_part_a_report_from_its_record() {
+    let mut bench = Bench::started();
+    let script = Script {
+        no_route: Some(RouteError::Never("no such domain".into())),
+        ..Script::default()
+    };
+    bench.world.script("nowhere", script);
+    bench.world.change(|s| s.slow_reports = true);
+    let id = bench.mail(&["<x@nowhere>"]);
+    let report = "report".to_owned();
+    drop(
+        bench
+            .world
+            .until("it is on its way", |s| s.calls.contains(&report)),
+    );
+    let queue = bench.queue.take().unwrap();
+    let stop = std::thread::spawn(move || {
+        queue.stop(Duration::from_secs(20));
+    });
+    while !bench.handle.desk.board().stopping {
+        std::thread::yield_now();
+    }
+    assert!(!stop.is_finished());
+    bench.world.change(|s| s.slow_reports = false);
+    stop.join().unwrap();
+    assert!(!bench.spool.dir().join(id.to_string()).exists());
+    assert_eq!(bench.world.state().reports.len(), 1);
+}
+
+#[test]
 fn many_messages_to_many_hosts_all_arrive_once() {
     let mut bench = Bench::new();
     let ids: Vec<_> = (0..300)

@@ -39,6 +39,8 @@ pub(super) struct State {
     pub(super) routes: HashMap<String, Route>,
     pub(super) locked: HashSet<String>,
     pub(super) no_reports: bool,
+    /// Reports take until this is taken back.
+    pub(super) slow_reports: bool,
     /// `open HOST`, `quit HOST`.
     pub(super) calls: Vec<String>,
     /// `HOST PATHS` or `mbox PATH`, for each message taken.
@@ -120,6 +122,10 @@ impl Outside for World {
     fn submit(&self, to: &ForwardPath, content: Vec<u8>) -> io::Result<Id> {
         if self.state().no_reports {
             return Err(io::ErrorKind::StorageFull.into());
+        }
+        if self.state().slow_reports {
+            self.change(|s| s.calls.push("report".into()));
+            drop(self.until("reports are fast", |s| !s.slow_reports));
         }
         let text = String::from_utf8(content).unwrap();
         self.change(|s| s.reports.push((to.to_string(), text)));

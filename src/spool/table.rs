@@ -24,7 +24,10 @@ pub fn table(dir: &Path) -> io::Result<Option<String>> {
     };
     let mut entries = Vec::new();
     for entry in names {
-        if let Name::Message(id) = Name::of(&entry?.file_name())
+        let entry = entry?;
+        if let Name::Message(id) = Name::of(&entry.file_name())
+            // A link or a folder of such a name is a stranger, as in a scan.
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
             && let Some(found) = read(dir, id)?
         {
             entries.push((id, found));
