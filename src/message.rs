@@ -373,6 +373,7 @@ impl HopCounter {
     }
 }
 
+#[doc(hidden)] // the daemon's own
 /// The time stamp line that a receiver puts on top, LF-ended: `Received:` as everything reads today, or `Mail-From:`
 /// as RFC 788 4.1.2 writes it. The recipient is named only if there is just one, so that nobody learns of another.
 pub fn time_stamp_line(style: TimeStamp, hostname: &Host, envelope: &Envelope) -> String {
