@@ -22,7 +22,7 @@ use memchr::{memchr, memmem, memrchr};
 use crate::config::TimeStamp;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 
-/// Octets of one message held in memory, in octets; with its read buffer a client stays far below 1 MiB.
+/// Octets of one message held in memory; with its read buffer a client stays far below 1 MiB.
 pub const MEMORY_LIMIT: usize = 256 * 1024;
 
 /// Names a message: 16 lower-case hexadecimal digits, ordered by the time of reception.
