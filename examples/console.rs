@@ -1,7 +1,6 @@
 //! Prints every mail until it is stopped: `cargo run --example console [ADDR:PORT]`.
 
-use std::io::{self, Read};
-use std::sync::Mutex;
+use std::io::{self, Write};
 
 use smtpd788::handler::{Client, Handler, Refusal, Verdict};
 use smtpd788::message::Message;
@@ -9,7 +8,7 @@ use smtpd788::server::Server;
 use smtpd788::smtp::address::{ForwardPath, ReversePath};
 
 /// Takes mail for everybody but `nobody`.
-struct Console(Mutex<io::Stdout>);
+struct Console;
 
 impl Handler for Console {
     type Transaction = ();
@@ -24,34 +23,31 @@ impl Handler for Console {
         }
     }
 
+    /// The client hears `250` only once its mail is printed.
     fn message(&self, client: &Client, (): (), message: Message) -> Result<(), Refusal> {
-        let mut text = String::new();
-        let body = message
-            .body
-            .reader()
-            .take(1024 * 1024)
-            .read_to_string(&mut text);
-        body.map_err(|_| Refusal::LocalError)?;
-        let envelope = &message.envelope;
-        let to: Vec<_> = envelope.to.iter().map(ToString::to_string).collect();
-        let mut out = self.0.lock().map_err(|_| Refusal::LocalError)?;
-        let line = "-".repeat(72);
-        let show = format!(
-            "{line}\nid {} client {}\nfrom {} to {}\n\n{text}",
-            envelope.id,
-            client.peer,
-            envelope.from,
-            to.join(", ")
-        );
-        io::Write::write_all(&mut *out, show.as_bytes()).map_err(|_| Refusal::LocalError)
+        print(client, &message).map_err(|error| Refusal::from(&error))
     }
 }
 
+/// As it came: mail data need not be UTF-8.
+fn print(client: &Client, message: &Message) -> io::Result<()> {
+    let envelope = &message.envelope;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{:-<72}", "")?;
+    writeln!(out, "id {} client {}", envelope.id, client.peer)?;
+    write!(out, "from {} to", envelope.from)?;
+    for to in &envelope.to {
+        write!(out, " {to}")?;
+    }
+    writeln!(out, "\n")?;
+    io::copy(&mut message.body.reader(), &mut out)?;
+    out.flush()
+}
+
 fn main() -> io::Result<()> {
-    let addr = std::env::args()
-        .nth(1)
-        .unwrap_or_else(|| "127.0.0.1:2525".to_owned());
-    let server = Server::bind(addr, Console(Mutex::new(io::stdout())))?;
+    let addr = std::env::args().nth(1);
+    let addr = addr.as_deref().unwrap_or("127.0.0.1:2525");
+    let server = Server::bind(addr, Console)?;
     println!("send mail to {}, stop with ^C", server.addr());
     loop {
         std::thread::park();

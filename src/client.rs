@@ -91,7 +91,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
         if let End::Say(reply) = end {
             self.log_reply(&reply);
             let linger = if polite { LINGER } else { Duration::ZERO };
-            let wait = self.settings.client_timeout;
+            let wait = self.settings.timeout();
             if self
                 .wire
                 .reply(&reply, wait)
@@ -131,7 +131,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
                 }
                 LineStep::More { used } => {
                     self.wire.consume(used);
-                    let patience = self.settings.client_timeout;
+                    let patience = self.settings.timeout();
                     let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
                     self.wait(deadline)?;
                 }
@@ -140,7 +140,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
     }
 
     fn wait(&mut self, deadline: Instant) -> Result<(), End> {
-        let wait = self.settings.client_timeout;
+        let wait = self.settings.timeout();
         let going_on = self.place.begin_wait();
         let result = if going_on {
             self.wire.fill(wait, deadline)
@@ -222,7 +222,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
     fn data(&mut self) -> Result<Outcome, End> {
         let begun = Instant::now();
         let settings = Arc::clone(&self.settings);
-        let wait = settings.client_timeout;
+        let wait = settings.timeout();
         let (kept, transaction) = (self.transaction.take(), self.session.take());
         let mut reader = DataReader::new(self.lines.end().unwrap_or(LineEnd::CrLf));
         let mut body = Some(BodyWriter::new(&settings.spill_dir));
@@ -293,7 +293,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
     fn say(&mut self, reply: &Reply) -> Result<(), End> {
         self.log_reply(reply);
         self.wire
-            .reply(reply, self.settings.client_timeout)
+            .reply(reply, self.settings.timeout())
             .map_err(|_| End::Gone)
     }
 

@@ -1,6 +1,48 @@
 //! What a program that embeds the receiver provides: decisions on recipients and a place for messages.
 //!
-//! The daemon is one such program (`post.rs`); a [`std::sync::mpsc::Sender`] of messages is the smallest.
+//! The daemon is one such program (`post.rs`); a [`std::sync::mpsc::Sender`] of messages is the smallest. This one
+//! keeps a list of subjects, and refuses mail for everybody but `bob`:
+//!
+//! ```
+//! use smtpd788::handler::{Client, Handler, Refusal, Verdict};
+//! use smtpd788::message::Message;
+//! use smtpd788::server::Server;
+//! use smtpd788::smtp::address::{ForwardPath, ReversePath};
+//! use std::io::{BufRead, BufReader};
+//! use std::sync::{Arc, Mutex};
+//!
+//! struct Subjects(Arc<Mutex<Vec<String>>>);
+//!
+//! impl Handler for Subjects {
+//!     type Transaction = ();
+//!
+//!     fn begin(&self, _: &Client, _: &ReversePath) {}
+//!
+//!     fn recipient(&self, _: &Client, (): &mut (), to: &ForwardPath) -> Verdict {
+//!         if to.user() == "bob" { Verdict::Accept } else { Verdict::NoSuchUser }
+//!     }
+//!
+//!     fn message(&self, _: &Client, (): (), message: Message) -> Result<(), Refusal> {
+//!         for line in BufReader::new(message.body.reader()).lines() {
+//!             let line = line.map_err(|error| Refusal::from(&error))?;
+//!             if let Some(subject) = line.strip_prefix("Subject: ") {
+//!                 self.0.lock().unwrap().push(subject.to_owned());
+//!             }
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let list = Arc::default();
+//! let server = Server::bind("127.0.0.1:0", Subjects(Arc::clone(&list)))?;
+//! # use smtpd788::send::{self, Fate, Mailer};
+//! # let (from, to) = ("<>".parse()?, ["<bob@x>".parse()?, "<ann@x>".parse()?]);
+//! # let body = send::content("Subject: hello\n")?;
+//! # let fates = Mailer::new("me".parse()?).to_host(server.addr(), &from, &to, &body)?;
+//! # assert!(matches!(&fates[..], [Fate::Delivered(_), Fate::Never(_)]), "{fates:?}");
+//! # assert_eq!(*list.lock().unwrap(), ["hello"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +51,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use ipnet::IpNet;
+pub use ipnet::IpNet;
 
 use crate::message::Message;
 use crate::smtp::address::{Domain, ForwardPath, Host, ReversePath};
@@ -60,7 +102,11 @@ impl From<&io::Error> for Refusal {
     }
 }
 
-/// Decides on recipients and takes messages. One handler serves all clients, each from its own thread.
+/// The longest client timeout: longer ones are for ever anyway, and time can't be added without end.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
+
+/// Decides on recipients and takes messages. One handler serves all clients, each from its own thread. A method that
+/// panics ends that client's session, is logged, and is of no consequence to the others.
 pub trait Handler: Send + Sync + 'static {
     /// What the handler keeps about one transaction; `()` if nothing.
     type Transaction: Send;
@@ -108,7 +154,45 @@ impl Handler for Sender<Message> {
     }
 }
 
+/// A handler that the program keeps hold of.
+impl<H: Handler> Handler for Arc<H> {
+    type Transaction = H::Transaction;
+
+    fn begin(&self, client: &Client, from: &ReversePath) -> H::Transaction {
+        H::begin(self, client, from)
+    }
+
+    fn recipient(
+        &self,
+        client: &Client,
+        transaction: &mut H::Transaction,
+        to: &ForwardPath,
+    ) -> Verdict {
+        H::recipient(self, client, transaction, to)
+    }
+
+    fn message(
+        &self,
+        client: &Client,
+        transaction: H::Transaction,
+        message: Message,
+    ) -> Result<(), Refusal> {
+        H::message(self, client, transaction, message)
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        H::settings(self)
+    }
+}
+
 /// A handler's name and limits.
+///
+/// ```
+/// let mut settings = smtpd788::handler::Settings::default();
+/// settings.hostname = "mail.example.org".parse()?;
+/// settings.max_message_size = 1024 * 1024;
+/// # Ok::<(), smtpd788::smtp::address::AddressError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -120,7 +204,7 @@ pub struct Settings {
     pub max_clients_per_host: usize,
     /// Networks whose clients are not counted by address.
     pub uncounted: Vec<IpNet>,
-    /// For a whole command line, or the next piece of mail data.
+    /// For a whole command line, or the next piece of mail data; a year at most.
     pub client_timeout: Duration,
     /// Octets of mail data as sent; more gets `552`.
     pub max_message_size: u64,
@@ -143,5 +227,12 @@ impl Default for Settings {
             max_recipients: 100,
             spill_dir: std::env::temp_dir(),
         }
+    }
+}
+
+impl Settings {
+    /// `client_timeout`, within what clocks can count.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.client_timeout.min(TIMEOUT_MAX)
     }
 }

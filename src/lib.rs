@@ -4,7 +4,7 @@
 //! minimum implementation of [RFC 788](https://www.rfc-editor.org/rfc/rfc788) with it. A program
 //! that wants to receive mail starts a [`server::Server`] and gets each message over a channel, or
 //! provides a [`handler::Handler`] that decides on recipients and takes messages; the daemon is
-//! written on the same two. A program that wants to send uses [`relay::sender`] and [`relay::mx`].
+//! written on the same two. A program that wants to send uses a [`send::Mailer`].
 //!
 //! ```
 //! use smtpd788::server::Server;
@@ -19,6 +19,13 @@
 //! server.join(std::time::Duration::from_secs(1));
 //! # Ok::<(), std::io::Error>(())
 //! ```
+//!
+//! # What to rely on
+//!
+//! [`server`], [`handler`], [`message`], [`send`], [`relay::sender`], [`relay::mx`] and [`smtp`] are the library: they
+//! change as semantic versions do, and their types grow only where they are `#[non_exhaustive]`. Nothing in it is
+//! global, and nothing prints: events go to the crate `log`, and whoever wants to see them installs a logger. The
+//! other modules are public for the command and its tests, and promise nothing.
 //!
 //! # The path of a message
 //!
@@ -40,7 +47,7 @@
 //!            mailbox/ (group commit) ------------+                       relay/notice --> post
 //! ```
 //!
-//! `250` is said when [`post`](post::PostOffice) returns: every copy is on stable storage, in a
+//! `250` is said when `post` returns: every copy is on stable storage, in a
 //! mailbox or in the spool.
 //!
 //! # The map
@@ -48,36 +55,44 @@
 //! | where | what | rule |
 //! | --- | --- | --- |
 //! | [`smtp`] | addresses, commands, replies, lines, mail data, the session | pure: octets in, values out |
-//! | [`config`] | both files, every fault with its line | reads and judges, changes nothing |
+//! | `config` | both files, every fault with its line | reads and judges, changes nothing |
 //! | `mailbox` | mbox delivery: locks, quoting, group commit, cut back | nothing else opens an mbox |
 //! | `spool` | durable queue files | nothing else touches the spool's messages |
 //! | [`relay`] | DNS, the sender, the queue, reports | everything that calls out |
 //! | [`server`], [`handler`] | the receiver as a library | no second way in: the daemon uses it |
-//! | [`daemon`], `post` | the two flows put together | flows decide and log, leaves return errors |
+//! | [`send`] | the sender as a library | a thin cover of `relay::sender` and `relay::mx` |
+//! | `daemon`, `post` | the two flows put together | flows decide and log, leaves return errors |
 //!
 //! Imports point down only: `main`, then `daemon`, then `server` and `relay::queue` (the two
-//! flows), then `post`, then the leaves, then values ([`message`], [`config`]), then [`smtp`].
+//! flows), then `post`, then the leaves, then values ([`message`], `config`), then [`smtp`].
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+// Hidden ones: the command's own, public for it and for its tests.
 mod accept;
-#[doc(hidden)] // the command's own
+#[doc(hidden)]
 pub mod cli;
 mod client;
 mod clients;
 mod commit;
+#[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
 pub mod daemon;
 pub mod handler;
+#[doc(hidden)]
 pub mod log;
+#[doc(hidden)]
 pub mod mailbox;
 pub mod message;
-pub mod post;
+mod post;
 pub mod relay;
+pub mod send;
 pub mod server;
 pub mod smtp;
+#[doc(hidden)]
 pub mod spool;
-#[doc(hidden)] // the command's own
+#[doc(hidden)]
 pub mod system;
 mod wire;

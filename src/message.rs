@@ -22,7 +22,7 @@ use memchr::{memchr, memmem, memrchr};
 use crate::config::TimeStamp;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 
-/// Octets of one message held in memory, in octets; with its read buffer a client stays far below 1 MiB.
+/// Octets of one message held in memory; with its read buffer a client stays far below 1 MiB.
 pub const MEMORY_LIMIT: usize = 256 * 1024;
 
 /// Names a message: 16 lower-case hexadecimal digits, ordered by the time of reception.
@@ -373,6 +373,7 @@ impl HopCounter {
     }
 }
 
+#[doc(hidden)] // the daemon's own
 /// The time stamp line that a receiver puts on top, LF-ended: `Received:` as everything reads today, or `Mail-From:`
 /// as RFC 788 4.1.2 writes it. The recipient is named only if there is just one, so that nobody learns of another.
 pub fn time_stamp_line(style: TimeStamp, hostname: &Host, envelope: &Envelope) -> String {

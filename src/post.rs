@@ -347,7 +347,7 @@ pub struct Sorting {
     routes: Vec<(ForwardPath, Route)>,
 }
 
-impl Handler for Arc<PostOffice> {
+impl Handler for PostOffice {
     type Transaction = Sorting;
 
     fn begin(&self, _: &Client, _: &ReversePath) -> Sorting {

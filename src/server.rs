@@ -22,7 +22,11 @@ pub use crate::accept::listen;
 use crate::handler::Handler;
 use crate::message::Message;
 
-/// A running receiver. Dropping it stops it without waiting.
+/// Time can't be added without end.
+const GRACE_MAX: Duration = Duration::from_secs(365 * 86_400);
+
+/// A running receiver (RFC 788 section 3). Any number of them may run in one process; nothing is shared. Dropping it
+/// stops it without waiting.
 #[derive(Debug)]
 pub struct Server {
     doors: Arc<Doors>,
@@ -44,7 +48,7 @@ impl Server {
     /// # Errors
     /// What the system reports of one of the addresses.
     pub fn bind<H: Handler>(addr: impl ToSocketAddrs, handler: H) -> io::Result<Server> {
-        let timeout = handler.settings().client_timeout;
+        let timeout = handler.settings().timeout();
         let listeners: io::Result<Vec<_>> = addr
             .to_socket_addrs()?
             .map(|addr| listen(addr, timeout))
@@ -63,7 +67,7 @@ impl Server {
                 "no address to listen on",
             ));
         }
-        let timeout = handler.settings().client_timeout;
+        let timeout = handler.settings().timeout();
         Ok(Server {
             doors: Doors::open(listeners, timeout, &Arc::new(handler))?,
         })
@@ -87,10 +91,11 @@ impl Server {
         self.doors.stop();
     }
 
-    /// Stops, and waits for clients and threads to end, for `grace` at most. Returns how many clients were left.
+    /// Stops, and waits for clients and threads to end, for `grace` (a year at most). Returns how many clients were
+    /// left: 0 if all have ended. Then the addresses are free and the handler is dropped.
     pub fn join(self, grace: Duration) -> usize {
         self.doors.stop();
-        self.doors.wait(grace)
+        self.doors.wait(grace.min(GRACE_MAX))
     }
 }
 

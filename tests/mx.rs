@@ -16,10 +16,8 @@ const PATIENT: Duration = Duration::from_secs(10);
 const IMPATIENT: Duration = Duration::from_millis(400);
 
 fn me() -> Identity {
-    Identity {
-        hostname: "me.example".parse().unwrap(),
-        listening: vec!["127.0.0.1:25".parse().unwrap()],
-    }
+    let listening = vec!["127.0.0.1:25".parse().unwrap()];
+    Identity::new("me.example".parse().unwrap(), listening)
 }
 
 fn ask(resolver: &Resolver, host: &str) -> Result<Vec<Target>, RouteError> {

@@ -250,10 +250,7 @@ fn what_the_hop_says_is_bounded_and_printable() {
 #[test]
 fn a_literal_is_named_once() {
     let hop = Hop::good();
-    let target = Target {
-        name: "[127.0.0.1]".to_owned(),
-        addr: hop.addr(),
-    };
+    let target = Target::from(hop.addr());
     let helo = "[IPv6:2001:db8::1]".parse().unwrap();
     let mut connection = Connection::open(&target, &helo, PATIENT).unwrap();
     let fates = send(&mut connection, &["a"], b"x\n");

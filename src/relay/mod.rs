@@ -3,16 +3,17 @@ mod crew;
 mod desk;
 mod link;
 pub mod mx;
+#[doc(hidden)] // the daemon's own, public for its tests
 pub mod notice;
 mod outside;
-pub mod plan;
-pub mod queue;
+mod plan;
+pub(crate) mod queue;
 #[cfg(test)]
 mod queue_tests;
 #[cfg(test)]
 mod queue_world;
-pub mod retry;
+mod retry;
 mod round;
 mod route;
 pub mod sender;
-pub mod sites;
+mod sites;

@@ -233,6 +233,7 @@ impl<F> Plan<F> {
     }
 
     /// Messages that wait, and messages in a round.
+    #[cfg(test)]
     pub fn counts(&self) -> (usize, usize) {
         (self.waiting.len() + self.fresh.len(), self.rounds.len())
     }

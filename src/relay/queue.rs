@@ -45,6 +45,7 @@ impl Default for QueueHandle {
 
 impl QueueHandle {
     /// A handle of a queue to be.
+    #[cfg(test)]
     pub fn new() -> QueueHandle {
         QueueHandle::default()
     }
@@ -56,6 +57,7 @@ impl QueueHandle {
     }
 
     /// SIGUSR1: everything is due now, and no host is given up.
+    #[cfg(test)]
     pub fn retry_all(&self) {
         self.desk.board().plan.retry_all();
         self.desk.notify();

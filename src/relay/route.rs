@@ -15,11 +15,27 @@ const MAX_TARGETS: usize = 5;
 
 /// One address to call.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Target {
     /// The MX host's name without its last dot, or the literal; printable.
     pub name: String,
     /// Where to connect.
     pub addr: SocketAddr,
+}
+
+impl Target {
+    /// `addr`, known as `host` to log lines and answers.
+    pub fn new(host: &Host, addr: SocketAddr) -> Target {
+        let name = host.to_string().trim_end_matches('.').to_owned();
+        Target { name, addr }
+    }
+}
+
+/// A host that has no name but its address.
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Target {
+        Target::new(&Host::literal(addr.ip()), addr)
+    }
 }
 
 /// Why there is nothing to call; the text is a whole clause, for the log and the report.
@@ -35,11 +51,22 @@ pub enum RouteError {
 
 /// Who we are, so that mail does not go in circles.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Identity {
     /// HOSTNAME.
     pub hostname: Host,
     /// Every address and port that a listener of ours is bound to.
     pub listening: Vec<SocketAddr>,
+}
+
+impl Identity {
+    /// A host of this name that listens on these addresses; none for a program that only sends.
+    pub fn new(hostname: Host, listening: Vec<SocketAddr>) -> Identity {
+        Identity {
+            hostname,
+            listening,
+        }
+    }
 }
 
 /// A host that takes a domain's mail.

@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What a fate's text is cut to: it ends up in the spool, in log lines and in reports.
 const MAX_TEXT: usize = 400;
 
-/// What became of one recipient. The text is one printable line that names the hop:
+/// What became of one recipient; there is no fourth. The text is one printable line that names the hop:
 /// `mx.example.org[192.0.2.1]:25 said: 550 No such user`, or
 /// `connection to mx.example.org[192.0.2.1]:25 failed: timed out (at RCPT)`.
 #[derive(Clone, Debug, PartialEq, Eq)]

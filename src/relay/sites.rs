@@ -190,7 +190,7 @@ impl Sites {
         false
     }
 
-    /// A destination for one more worker; to be ended by [`Plan::leave`].
+    /// A destination for one more worker; to be ended by [`Sites::leave`].
     pub fn take(&mut self, kind: Kind, limits: &Limits) -> Option<Destination> {
         if !self.has_work(kind, limits) {
             return None;
@@ -346,16 +346,19 @@ impl Sites {
     }
 
     /// Whether there is none.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.sites.is_empty()
     }
 
     /// Whether anybody works on one.
+    #[cfg(test)]
     pub fn is_busy(&self) -> bool {
         self.busy != [0; 2]
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.sites.len()
     }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 /// One of the seven commands of the minimum implementation (RFC 788 section 4.5.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Command {
     /// `HELO domain`.
     Helo(Host),

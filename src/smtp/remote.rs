@@ -13,6 +13,7 @@ const REMOTE_LINES_MAX: usize = 100;
 
 /// A reply of another host.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RemoteReply {
     /// The three-digit code, 200 to 599; that of the last line.
     pub code: u16,

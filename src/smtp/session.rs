@@ -23,7 +23,7 @@ use std::mem;
 /// The error in a row that ends the session: enough for a person who mistypes, few for a machine.
 pub const ERRORS_MAX: u32 = 20;
 
-/// What the session's driver does next.
+/// What the session's driver does next. Exhaustive on purpose: a driver that overlooks a step leaves its client waiting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Send it, go on.
@@ -93,6 +93,7 @@ pub enum Outcome {
 
 /// What a transaction collected.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Transaction {
     /// The host that the client says it is.
     pub helo: Host,

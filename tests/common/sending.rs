@@ -13,10 +13,7 @@ pub const PATIENT: Duration = Duration::from_secs(20);
 pub const IMPATIENT: Duration = Duration::from_millis(400);
 
 pub fn target(addr: SocketAddr) -> Target {
-    Target {
-        name: "mx.test".to_owned(),
-        addr,
-    }
+    Target::new(&"mx.test".parse().unwrap(), addr)
 }
 
 pub fn open(hop: &Hop, timeout: Duration) -> Connection {
