@@ -26,6 +26,7 @@ use crate::mailbox::{Copy, MailboxError, Mailboxes};
 use crate::message::{self, Body, Envelope, Id, Message};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::spool::{NewEntry, Spool};
+use crate::system;
 
 /// Where mail for a forward-path goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -306,14 +307,14 @@ fn route(config: &Config, to: &ForwardPath, ours: impl Fn(IpAddr) -> bool) -> Ro
 }
 
 /// Whether `ip` is listened on; under a wildcard, whether it is this machine's at all.
-pub fn is_ours(ip: IpAddr, listening: &[SocketAddr]) -> bool {
+fn is_ours(ip: IpAddr, listening: &[SocketAddr]) -> bool {
     let ip = ip.to_canonical();
     listening
         .iter()
         .map(|addr| addr.ip().to_canonical())
         .any(|listened| {
             let wildcard = listened.is_unspecified() && listened.is_ipv4() == ip.is_ipv4();
-            listened == ip || wildcard && std::net::UdpSocket::bind((ip, 0)).is_ok()
+            listened == ip || wildcard && system::is_on_this_machine(ip)
         })
 }
 

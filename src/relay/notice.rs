@@ -29,6 +29,8 @@ const WIDTH: usize = 76;
 pub enum Reason {
     /// The next hop refused: `diagnostic` holds its words.
     Refused,
+    /// The domain is ours, and has nobody of that name.
+    NoSuchUser,
     /// There is no way to the domain, now or ever.
     Unroutable,
     /// QUEUE_LIFETIME has passed; `diagnostic` is the last answer.
@@ -154,6 +156,7 @@ fn status(report: &Report<'_>) -> String {
         let refusal = refusal(failure);
         let status = match failure.reason {
             Reason::Expired => "4.4.7".to_owned(),
+            Reason::NoSuchUser => "5.1.1".to_owned(),
             Reason::Unroutable => "5.4.4".to_owned(),
             Reason::Refused => refusal.and_then(enhanced).unwrap_or("5.0.0").to_owned(),
         };

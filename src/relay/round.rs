@@ -182,8 +182,14 @@ impl<O: Outside> Crew<O> {
                     }
                     done.push((index, answer.clone()));
                 }
-                Fate::Never(answer) if host.is_none() => never(Reason::Unroutable, answer.clone()),
-                Fate::Never(answer) => never(Reason::Refused, answer.clone()),
+                Fate::Never(answer) => {
+                    let reason = match self.destination(&to).0 {
+                        _ if host.is_some() => Reason::Refused,
+                        Destination::Nobody => Reason::NoSuchUser,
+                        Destination::Host(_) | Destination::Mailbox(_) => Reason::Unroutable,
+                    };
+                    never(reason, answer.clone());
+                }
                 Fate::Later(answer) if age >= settings.lifetime => {
                     never(Reason::Expired, answer.clone());
                 }

@@ -7,8 +7,9 @@
 //!   its trouble decide: [`RouteError::Later`] if one of them is unknown, [`RouteError::Never`] if all are known to be none.
 
 use crate::smtp::address::Host;
+use crate::system;
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Addresses called in one try: enough to get past dead hosts, few enough that a try ends.
 const MAX_TARGETS: usize = 5;
@@ -198,25 +199,9 @@ impl Identity {
             listener.to_canonical() == ip
                 // The literal that we go by may be that of a router that passes the port on to us.
                 || self.hostname == Host::Literal(ip)
-                || (listener.is_unspecified() && listener.is_ipv6() == ip.is_ipv6() && is_on_this_machine(ip))
+                || (listener.is_unspecified() && listener.is_ipv6() == ip.is_ipv6() && system::is_on_this_machine(ip))
         })
     }
-}
-
-/// The kernel calls an address of this machine from that same address. Nothing is sent. (Whether it can be bound
-/// says less: with `ip_nonlocal_bind` any address can.)
-fn is_on_this_machine(ip: IpAddr) -> bool {
-    let any: IpAddr = if ip.is_ipv6() {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
-    };
-    let source = || {
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((ip, 9))?;
-        socket.local_addr()
-    };
-    ip.is_loopback() || source().is_ok_and(|source| source.ip() == ip)
 }
 
 #[cfg(test)]
