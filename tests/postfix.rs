@@ -183,7 +183,12 @@ impl World {
     /// Waits for the only message of a mailbox.
     fn only(&self, mbox: &str) -> String {
         let read = || octets(&fs::read(self.ours.path(mbox)).unwrap_or_default());
-        wait_until(mbox, || read().ends_with("\n\n"));
+        // The end of the letter, or of a report's last part: written whole.
+        wait_until(mbox, || {
+            ["last line\n\n", "--\n\n"]
+                .iter()
+                .any(|end| read().ends_with(end))
+        });
         let messages = messages(&read());
         assert_eq!(messages.len(), 1, "{messages:#?}");
         messages.into_iter().next().unwrap()
@@ -262,8 +267,9 @@ fn postfix_is_our_next_hop_and_our_sender() {
     assert!(got.starts_with(
         "Return-Path: <fred@postfix.test>\nReceived: from mx.postfix.test ([127.0.0.3])"
     ));
-    let log = world.postfix.log();
-    assert!(log.contains("status=sent (250 OK id="), "{log}");
+    wait_until("Postfix's word for it", || {
+        world.postfix.log().contains("status=sent (250 OK id=")
+    });
 }
 
 #[test]
