@@ -36,6 +36,9 @@ const STACK: usize = if cfg!(debug_assertions) {
 } else {
     256 * 1024
 };
+/// Memory that must be left when a thread starts: where it is limited, a client is refused before those who are served
+/// lack a few octets, which would be the end of the process.
+const RESERVE: usize = 32 * 1024 * 1024;
 /// The pauses of an accept that the system refuses.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -192,6 +195,15 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
 }
 
 fn start_thread<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize) -> io::Result<()> {
+    // Asked for, and given back untouched: address space only.
+    let mut reserve = Vec::<u8>::new();
+    if std::hint::black_box(&mut reserve)
+        .try_reserve_exact(RESERVE)
+        .is_err()
+    {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    drop(std::hint::black_box(reserve));
     let (their_doors, their_handler) = (Arc::clone(doors), Arc::clone(handler));
     let waiting = &doors.doors[number].waiting;
     let threads = || doors.threads.lock().unwrap_or_else(PoisonError::into_inner);
