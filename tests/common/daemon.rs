@@ -143,7 +143,11 @@ impl Daemon {
     }
 
     pub fn log(&self) -> Vec<String> {
-        self.log.lines.lock().unwrap().clone()
+        // A wait that failed has poisoned it, and then the log is wanted most.
+        let lines = self.log.lines.lock();
+        lines
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     /// The log lines that contain `text`.
