@@ -6,8 +6,8 @@
 //! enough others do. So a client costs no switch between an accepting thread and its own, and no new thread while
 //! old ones are idle.
 //!
-//! Accepting never ends and never spins: when the system is out of descriptors or memory it pauses, 5 ms doubling to
-//! 1 s, and the log says so once a burst. When no thread can be started, the client is told `421`.
+//! Accepting never ends and never spins: when the system is out of descriptors or memory, or refuses for any reason
+//! that is not of one client, it pauses, 5 ms doubling to 1 s, and the log says so once a burst. When no thread can be started, the client is told `421`.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,7 +18,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::client::Conversation;
@@ -37,6 +36,9 @@ const STACK: usize = if cfg!(debug_assertions) {
 } else {
     256 * 1024
 };
+/// Memory that must be left when a thread starts: where it is limited, a client is refused before those who are served
+/// lack a few octets, which would be the end of the process.
+const RESERVE: usize = 32 * 1024 * 1024;
 /// The pauses of an accept that the system refuses.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -193,6 +195,15 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
 }
 
 fn start_thread<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize) -> io::Result<()> {
+    // Asked for, and given back untouched: address space only.
+    let mut reserve = Vec::<u8>::new();
+    if std::hint::black_box(&mut reserve)
+        .try_reserve_exact(RESERVE)
+        .is_err()
+    {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    drop(std::hint::black_box(reserve));
     let (their_doors, their_handler) = (Arc::clone(doors), Arc::clone(handler));
     let waiting = &doors.doors[number].waiting;
     let threads = || doors.threads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,18 +244,14 @@ fn take_clients<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize)
         let (stream, peer) = match accepted {
             Ok(client) => client,
             Err(error) => {
-                let short = [EMFILE, ENFILE, ENOBUFS, ENOMEM];
-                if error
-                    .raw_os_error()
-                    .is_some_and(|code| short.contains(&code))
-                {
+                if !is_of_one_client(&error) {
                     if doors.is_news() {
                         warn!("cannot accept clients on {}: {error}; waiting", door.addr);
                     }
                     thread::sleep(pause);
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
-                continue; // a timeout of the wait, or a client that went away before it was accepted
+                continue;
             }
         };
         pause = PAUSE_MIN;
@@ -270,6 +277,18 @@ fn take_clients<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize)
             return;
         }
     }
+}
+
+/// Whether an accept failed only for a client that went away before, or because the wait had its time: the next may be
+/// tried at once. (accept(2) hands on what the network reports of one connection.) All else may come again for ever.
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, TimedOut,
+        WouldBlock,
+    };
+    let kinds = [ConnectionAborted, HostUnreachable, Interrupted, NetworkDown];
+    kinds.contains(&error.kind())
+        || [NetworkUnreachable, TimedOut, WouldBlock].contains(&error.kind())
 }
 
 fn serve<H: Handler>(

@@ -1,4 +1,4 @@
-//! The log: one event, one line, one write(2) to standard output. The only file that prints.
+//! The log: one event, one line on standard output. The only file that prints.
 //!
 //! * A line is `2026-11-21T22:30:01.123Z INFO  delivered id=...`: UTC, milliseconds, the level padded
 //!   to five, then the message, whose first word names the event.
@@ -14,8 +14,10 @@
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::mem;
 use std::os::fd::AsFd;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ::log::Level;
@@ -24,6 +26,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The longest line, its line end included: up to this a pipe takes a line in one piece (PIPE_BUF).
 const LINE_MAX: usize = 4096;
+
+/// Lines that wait while another thread writes, in octets; more are counted as lost.
+const QUEUE_MAX: usize = 256 * 1024;
 
 /// How long a stalled reader is waited for, once, before lines are dropped.
 const STALL: Duration = Duration::from_secs(1);
@@ -40,16 +45,99 @@ pub fn init() {
     } else {
         &filter
     };
-    let _ = env_logger::Builder::new()
-        .parse_filters(filter)
-        .format(|out, record| {
-            out.write_all(&line(SystemTime::now(), record.level(), record.args()))
-        })
-        .target(env_logger::Target::Pipe(Box::new(Sink::new(
-            io::stdout(),
-            STALL,
-        ))))
-        .try_init();
+    let filter = env_logger::Builder::new().parse_filters(filter).build();
+    let most = filter.filter();
+    let desk = Desk::new(Sink::new(io::stdout(), STALL));
+    if ::log::set_boxed_logger(Box::new(Front { filter, desk })).is_ok() {
+        ::log::set_max_level(most);
+    }
+}
+
+/// What the crate `log` talks to: env_logger judges, the desk takes the lines.
+struct Front<F: AsFd> {
+    filter: env_logger::Logger,
+    desk: Desk<F>,
+}
+
+impl<F: AsFd + Send + Sync> ::log::Log for Front<F> {
+    fn enabled(&self, metadata: &::log::Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &::log::Record<'_>) {
+        if self.filter.matches(record) {
+            let line = line(SystemTime::now(), record.level(), record.args());
+            self.desk.take(&line);
+        }
+    }
+
+    fn flush(&self) {
+        self.desk.flush();
+    }
+}
+
+/// Lines on their way out. Whoever finds nobody writing writes, and then writes what others left meanwhile; they do
+/// not wait. So a busy log needs fewer writes, and a slow one holds up one thread at the most.
+struct Desk<F> {
+    queue: Mutex<Queue>,
+    idle: Condvar,
+    sink: Mutex<Sink<F>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: Vec<u8>,
+    lost: u64,
+    writing: bool,
+}
+
+impl<F: AsFd> Desk<F> {
+    fn new(sink: Sink<F>) -> Desk<F> {
+        Desk {
+            queue: Mutex::default(),
+            idle: Condvar::new(),
+            sink: Mutex::new(sink),
+        }
+    }
+
+    fn take(&self, line: &[u8]) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.lines.len() + line.len() > QUEUE_MAX {
+            queue.lost = queue.lost.saturating_add(1);
+        } else {
+            queue.lines.extend_from_slice(line);
+        }
+        if queue.writing {
+            return;
+        }
+        queue.writing = true;
+        let mut spare = Vec::new();
+        while !queue.lines.is_empty() {
+            let lines = mem::replace(&mut queue.lines, spare);
+            let lost = mem::take(&mut queue.lost);
+            drop(queue);
+            let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+            sink.put_all(&lines);
+            sink.lost = sink.lost.saturating_add(lost);
+            drop(sink);
+            spare = lines;
+            spare.clear();
+            queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.lines = spare; // its room is used again
+        queue.writing = false;
+        drop(queue);
+        self.idle.notify_all();
+    }
+
+    /// Waits until all is written, or a stalled reader has had its time.
+    fn flush(&self) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(
+            self.idle
+                .wait_timeout_while(queue, 2 * STALL, |queue| queue.writing),
+        );
+    }
 }
 
 /// Writes `text` as it is to standard output, for `-h`, `-V`, `-t` and `-q`. Waits for a slow reader;
@@ -118,6 +206,11 @@ struct OneLine(String);
 
 impl fmt::Write for OneLine {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        let plain = text.bytes().all(|octet| (b' '..=b'~').contains(&octet));
+        if plain && self.0.len() + text.len() < LINE_MAX {
+            self.0.push_str(text);
+            return Ok(());
+        }
         for c in text.chars() {
             if self.0.len() >= LINE_MAX {
                 return Err(fmt::Error);
@@ -195,6 +288,16 @@ impl<F: AsFd> Sink<F> {
         }
     }
 
+    /// Several lines: in one piece where a write cannot stall, else each by itself.
+    fn put_all(&mut self, lines: &[u8]) {
+        if self.regular && self.lost == 0 {
+            return self.put(lines);
+        }
+        lines
+            .split_inclusive(|&octet| octet == b'\n')
+            .for_each(|line| self.put(line));
+    }
+
     /// Whether the line was written whole.
     fn attempt(&mut self, line: &[u8]) -> bool {
         let wait = if self.stalled {
@@ -228,17 +331,6 @@ impl<F: AsFd> Sink<F> {
                 }
             }
         }
-    }
-}
-
-impl<F: AsFd> Write for Sink<F> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.put(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -114,6 +114,7 @@ fn run(mail_conf: &Path, user_conf: &Path) -> Result<(), u8> {
     });
     daemon.stop(GRACE);
     info!("stopped");
+    log::logger().flush();
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 use std::{fmt, mem};
@@ -25,6 +26,9 @@ use crate::smtp::address::{ForwardPath, Host, ReversePath};
 /// Octets of one message held in memory; with its read buffer a client stays far below 1 MiB.
 pub const MEMORY_LIMIT: usize = 256 * 1024;
 
+/// The buffer of a message at first, in octets.
+const BUFFER: usize = 4 * 1024;
+
 /// Names a message: 16 lower-case hexadecimal digits, ordered by the time of reception.
 ///
 /// The upper 52 bits are microseconds since 1970, never the same twice in a process; the lower 12 bits come from
@@ -37,6 +41,7 @@ impl Id {
     #[allow(clippy::new_without_default)] // no two are equal, so none is the default
     pub fn new() -> Id {
         static LAST: AtomicU64 = AtomicU64::new(0);
+        static PROCESS: LazyLock<u32> = LazyLock::new(std::process::id);
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |d| d.as_micros() as u64);
@@ -45,7 +50,7 @@ impl Id {
                 Some(now.max(last + 1))
             })
             .unwrap_or_default();
-        Id(now.max(last + 1) << 12 | u64::from(std::process::id() & 0xfff))
+        Id(now.max(last + 1) << 12 | u64::from(*PROCESS & 0xfff))
     }
 
     /// Reads one back; `None` unless `text` is what [`Id`]'s `Display` writes.
@@ -253,6 +258,9 @@ impl BodyWriter {
             return;
         }
         self.hops.push(piece);
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve(BUFFER); // most messages fit, and need no second one
+        }
         self.buffer.extend_from_slice(piece);
         if self.buffer.len() >= MEMORY_LIMIT
             && let Err(error) = self.spill()

@@ -80,6 +80,9 @@ struct State {
     /// The file whose name in the directory is known to be on stable storage.
     named: Option<(u64, u64)>,
     dotlock: Dotlock,
+    /// Others held a lock all the time when it was last wanted. Whoever comes next has one quick look: the threads of
+    /// clients shall not gather where one mailbox is locked for long.
+    busy: bool,
     /// An extension that is not known to be whole, nor to be cut back. Nothing is appended before
     /// that is settled.
     owed: Option<Owed>,
@@ -107,6 +110,7 @@ impl Mbox {
                 listed: false,
                 named: None,
                 dotlock,
+                busy: false,
                 owed: None,
             };
             Mbox {
@@ -167,8 +171,13 @@ impl Mbox {
     }
 
     fn try_append(&self, state: &mut State, batch: &[Copy]) -> Result<Vec<Outcome>, MailboxError> {
-        let patience = Duration::from_millis(self.shared.patience.load(Ordering::Relaxed));
-        let (held, open, size) = self.lock(state, patience, true)?;
+        let patience = match state.busy {
+            true => Duration::ZERO,
+            false => Duration::from_millis(self.shared.patience.load(Ordering::Relaxed)),
+        };
+        let locked = self.lock(state, patience, true);
+        state.busy = matches!(locked, Err(MailboxError::Busy));
+        let (held, open, size) = locked?;
         let (from, report) = self.settle(state, &open, size)?;
         if let Some(report) = report {
             log::warn!("{report}");

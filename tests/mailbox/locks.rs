@@ -53,6 +53,30 @@ fn the_lock_of_another_is_waited_for_and_then_the_mailbox_is_busy() {
     assert_eq!(place.content(), expected(&["1\n", "2\n", "3\n"]));
 }
 
+/// Each who waits is a client's thread: they must not gather where one mailbox is locked for long.
+#[test]
+fn who_finds_a_mailbox_busy_for_long_is_the_last_to_wait() {
+    let place = Place::new();
+    let mailboxes = place.open();
+    let patience = Duration::from_secs(1);
+    mailboxes.set_patience(patience);
+    fs::write(place.lock(), "1\n").unwrap(); // a process that is there
+    let wait = || {
+        let begun = std::time::Instant::now();
+        let outcome = mailboxes.deliver(&place.mbox, copy("1\n"));
+        assert!(matches!(outcome, Err(MailboxError::Busy)));
+        begun.elapsed()
+    };
+    assert!(wait() >= patience);
+    for _ in 0..3 {
+        assert!(wait() < patience);
+    }
+    fs::remove_file(place.lock()).unwrap();
+    mailboxes.deliver(&place.mbox, copy("1\n")).unwrap();
+    fs::write(place.lock(), "1\n").unwrap();
+    assert!(wait() >= patience, "it is worth waiting again");
+}
+
 #[test]
 #[ignore = "needs python3"]
 fn a_posix_lock_of_another_process_excludes_us() {

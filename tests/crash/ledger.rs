@@ -1,0 +1,153 @@
+//! What was sent, what was promised, and the audit: is every promise kept, is anything torn or there twice?
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use crate::letter;
+use crate::sink::Sink;
+
+/// Where a letter is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    John,
+    Jack,
+    Both,
+    /// A domain whose DNS server is dead: stays in the spool.
+    Far,
+    /// The sink.
+    Hop,
+    /// A mailbox and the sink.
+    Mixed,
+}
+
+impl Aim {
+    pub const ALL: [Aim; 6] = [
+        Aim::John,
+        Aim::Jack,
+        Aim::Both,
+        Aim::Far,
+        Aim::Hop,
+        Aim::Mixed,
+    ];
+
+    pub fn paths(self) -> &'static [&'static str] {
+        match self {
+            Aim::John => &["john@mail.example"],
+            Aim::Jack => &["jack@mail.example"],
+            Aim::Both => &["john@mail.example", "jack@mail.example"],
+            Aim::Far => &["far@far.test"],
+            Aim::Hop => &["hop@[127.0.0.3]"],
+            Aim::Mixed => &["jack@mail.example", "hop@[127.0.0.3]"],
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct Ledger {
+    /// By id.
+    aims: Vec<Aim>,
+    promised: HashSet<u64>,
+    /// (path, id): kept and found at least once.
+    kept: HashSet<(&'static str, u64)>,
+    /// How often each was found, in a file that is no more or is there now.
+    gone: HashMap<(&'static str, u64), usize>,
+    spooled_once: HashSet<u64>,
+    pub audits: usize,
+    pub cuts: usize,
+}
+
+impl Ledger {
+    pub fn begin(&mut self, aim: Aim) -> u64 {
+        self.aims.push(aim);
+        self.aims.len() as u64 - 1
+    }
+
+    pub fn promised(&mut self, id: u64) {
+        self.promised.insert(id);
+    }
+
+    /// Sent, promised.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.aims.len(), self.promised.len())
+    }
+
+    /// Looks at everything; no daemon may run. `exactly_once`: nothing was ever killed.
+    /// How many copies were there more than once.
+    pub fn audit(&mut self, folder: &Path, sink: &Sink, exactly_once: bool) -> usize {
+        self.audits += 1;
+        let mut found = self.gone.clone();
+        let mailboxes = [
+            ("john@mail.example", folder.join("john/mbox")),
+            ("jack@mail.example", folder.join("jack")),
+        ];
+        for (path, file) in &mailboxes {
+            let mbox = fs::read(file).unwrap_or_default();
+            let mbox = String::from_utf8(mbox).expect("text");
+            let ids = letter::letters(&mbox);
+            let ids = ids.unwrap_or_else(|why| panic!("{} is torn: {why}", file.display()));
+            for id in ids {
+                *found.entry((path, id)).or_default() += 1;
+            }
+        }
+        for id in sink.taken() {
+            *found.entry(("hop@[127.0.0.3]", id)).or_default() += 1;
+        }
+        let mut waiting = HashSet::new();
+        for entry in fs::read_dir(folder.join("spool")).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if name.len() != 16 || !name.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+                continue;
+            }
+            let text = String::from_utf8(fs::read(entry.path()).unwrap()).expect("text");
+            let id = letter::known(&text).unwrap_or_else(|why| panic!("spool file {name}: {why}"));
+            let head = &text[..letter::find(text.as_bytes(), b"X-Id: ").unwrap()];
+            for path in self.aims[id as usize].paths() {
+                if head.contains(path) {
+                    waiting.insert((*path, id));
+                }
+            }
+            self.spooled_once.insert(id);
+        }
+        for &id in &self.promised {
+            for &path in self.aims[id as usize].paths() {
+                let there = found.contains_key(&(path, id)) || waiting.contains(&(path, id));
+                assert!(there, "letter {id} for {path} was promised and is lost");
+                if found.contains_key(&(path, id)) {
+                    self.kept.insert((path, id));
+                }
+            }
+        }
+        let mut twice = 0;
+        for (&(path, id), &times) in &found {
+            let forwarded = path.starts_with("hop") || self.spooled_once.contains(&id);
+            assert!(
+                times == 1 || forwarded && !exactly_once,
+                "letter {id} for {path} is there {times} times"
+            );
+            twice += times - 1;
+            assert!(
+                !exactly_once || !waiting.contains(&(path, id)),
+                "letter {id} waits and is there"
+            );
+        }
+        self.make_room(&mailboxes, &found);
+        twice
+    }
+
+    /// What was audited need not be read again and again.
+    fn make_room(
+        &mut self,
+        mailboxes: &[(&'static str, std::path::PathBuf)],
+        found: &HashMap<(&'static str, u64), usize>,
+    ) {
+        for (path, file) in mailboxes {
+            if fs::metadata(file).is_ok_and(|found| found.len() > 24 << 20) {
+                fs::remove_file(file).unwrap();
+                let of_this = found.iter().filter(|((at, _), _)| at == path);
+                self.gone.extend(of_this.map(|(&key, &times)| (key, times)));
+            }
+        }
+    }
+}
