@@ -235,6 +235,9 @@ impl PostOffice {
         let Some(first) = mboxes.next() else {
             return BTreeMap::new();
         };
+        if local.len() == 1 {
+            return deliver(first).into_iter().collect();
+        }
         thread::scope(|scope| {
             let mut threads = Vec::new();
             let mut failed = BTreeMap::new();

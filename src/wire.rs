@@ -17,6 +17,8 @@ const FIRST_READ: usize = 1024;
 /// The buffer's sizes, in octets: at first, and when the client keeps filling it.
 const BUFFER: usize = 4 * 1024;
 const BUFFER_MAX: usize = 64 * 1024;
+/// Room for a few replies, in octets: all that a client that awaits each needs.
+const REPLIES: usize = 256;
 /// Replies waiting for company are sent at this many octets, whatever comes.
 const REPLIES_MAX: usize = 4 * 1024;
 
@@ -118,6 +120,9 @@ impl<S: Stream> Wire<S> {
     /// # Errors
     /// Like [`flush`](Wire::flush), when a client that only sends has gathered many replies.
     pub fn reply(&mut self, reply: &Reply, wait: Duration) -> io::Result<()> {
+        if self.replies.capacity() == 0 {
+            self.replies.reserve(REPLIES);
+        }
         reply.write(&mut self.replies);
         if self.replies.len() > REPLIES_MAX {
             self.flush(wait)
