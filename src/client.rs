@@ -299,10 +299,8 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
 
     fn log_reply(&self, reply: &Reply) {
         debug!(
-            "reply client={} answer={} {}",
-            self.client.peer,
-            reply.code(),
-            reply.text()
+            "reply client={}{} answer={reply}",
+            self.client.peer, self.shown
         );
     }
 
