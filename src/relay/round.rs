@@ -251,14 +251,17 @@ impl<O: Outside> Crew<O> {
         let finished = |(index, r): (usize, &crate::spool::Recipient)| {
             r.state == State::Done || done.iter().any(|(d, _)| *d == index)
         };
-        if queued.recipients.iter().enumerate().all(finished) {
+        let all_finished = queued.recipients.iter().enumerate().all(finished);
+        // Also for the last recipients: the file's removal is durable only later, and a power cut in between must
+        // not bring back a message that would be sent again.
+        self.record(&mut queued, &done);
+        if all_finished {
             if let Err(e) = queued.remove() {
-                // Not scheduled again: it would only be sent again. The next start finds it.
+                // The next start finds it, finished.
                 log::error!("spool: cannot remove a finished message id={id}: {e}");
             }
             return self.desk.board().plan.forget(id);
         }
-        self.record(&mut queued, &done);
         let tries = queued.tries.saturating_add(u32::from(tried));
         let now = self.desk.now();
         let again = again.unwrap_or_else(|| {

@@ -11,14 +11,11 @@
 //!    now the client is told `250`.
 //! 6. `ID` with some recipients `done` (see [`Queued`]): each is recorded in place and synced before the
 //!    next step, so a crash repeats at most what was under way.
-//! 7. Everybody is done: `ID` is unlinked. That is the record of the last recipients; a crash of the process
-//!    cannot undo it.
-//! 8. The folder is synced after that. A power cut between 7 and 8 can bring the file back, and then its last
-//!    deliveries are repeated. Every accepted message syncs the folder anyway, so a busy spool is hardly
-//!    ever behind; 32 removals without such a sync make one, and so does a pause in the work
-//!    ([`Spool::settle`]). One sync a removal was measured to cost a quarter to a third of the throughput of
-//!    the spool, and would still not rule out a repetition: the next host's `250` may be on its way when the
-//!    power goes.
+//! 7. Everybody is `done`, recorded and synced like the rest, and then `ID` is unlinked. A crash of the
+//!    process cannot undo that; a power cut can bring the file back, finished: the next start removes it.
+//! 8. The folder is synced after that, so that a removal is forgotten seldom: every accepted message syncs it
+//!    anyway; 32 removals without such a sync make one, and so does a pause in the work
+//!    ([`Spool::settle`]).
 //!
 //! On any error `accept` takes its file away again, whatever the state. A failed fsync is never tried a
 //! second time: the kernel may have dropped the data and would call the second one a success.

@@ -184,8 +184,8 @@ impl Queued {
         Ok(())
     }
 
-    /// Everybody is finished: the file goes, and with it the need to record them. Proof against a crash of the
-    /// process at once, against a power cut soon (states 7 and 8 of `spool.rs`).
+    /// Everybody is finished, and recorded so: the file goes. A power cut that comes soon may bring it back; then it
+    /// is found to be finished, and goes again.
     pub fn remove(self) -> io::Result<()> {
         self.folder.remove(self.id)
     }
