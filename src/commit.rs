@@ -20,8 +20,8 @@
 //! that panics, or that returns the wrong number of outcomes, is answered [`Abandoned`] to everyone
 //! in it, and the next batch goes on. The four are model-checked (`tests/loom`).
 //!
-//! It adapts by itself: a lone caller takes one lock and runs its item at once. Only when others
-//! were seen just before does a leader give up its time slice once before it collects.
+//! It adapts by itself: a lone caller takes one lock and runs its item at once, and a leader takes who has come by
+//! then, without waiting for company. The longer a batch takes, the more come meanwhile, and the larger is the next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -53,8 +53,6 @@ struct Queue<I, O> {
     waiting: Vec<(I, Arc<Ticket<O>>)>,
     /// Somebody leads, or was told to. While it is false, `waiting` is empty.
     led: bool,
-    /// The last batch held more than one item, or others came while it ran.
-    company: bool,
 }
 
 /// Where one queued thread is told what became of its item.
@@ -75,7 +73,6 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         let queue = Queue {
             waiting: Vec::new(),
             led: false,
-            company: false,
         };
         Commit {
             queue: Mutex::new(queue),
@@ -88,9 +85,8 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         let mut queue = lock(&self.queue);
         if !queue.led {
             queue.led = true;
-            let company = queue.company;
             drop(queue);
-            return self.lead(Some(item), company);
+            return self.lead(Some(item));
         }
         let ticket = Arc::new(Ticket {
             thread: thread::current(),
@@ -103,18 +99,14 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
             let news = std::mem::replace(&mut *lock(&ticket.news), News::None);
             match news {
                 News::None => thread::park(),
-                News::Lead => return self.lead(None, true),
+                News::Lead => return self.lead(None),
                 News::Done(outcome) => return outcome,
             }
         }
     }
 
     /// Runs one batch: `own`, if this thread has not queued its item, and then all that is queued.
-    fn lead(&self, own: Option<I>, company: bool) -> Result<O, Abandoned> {
-        if company {
-            // Those who were answered by the last batch are about to bring their next items.
-            thread::yield_now();
-        }
+    fn lead(&self, own: Option<I>) -> Result<O, Abandoned> {
         let taken = std::mem::take(&mut lock(&self.queue).waiting);
         let mut batch = Vec::with_capacity(taken.len() + 1);
         let mut tickets = Vec::with_capacity(taken.len() + 1);
@@ -141,7 +133,7 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
             }
         };
 
-        self.hand_on(size);
+        self.hand_on();
         // The first is the leader's own item, whether it was queued or not.
         let mine = next();
         for ticket in tickets.into_iter().skip(1).flatten() {
@@ -151,12 +143,11 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
     }
 
     /// The first of those who came meanwhile leads the next batch.
-    fn hand_on(&self, size: usize) {
+    fn hand_on(&self) {
         let heir = {
             let mut queue = lock(&self.queue);
             let heir = queue.waiting.first().map(|(_, ticket)| Arc::clone(ticket));
             queue.led = heir.is_some();
-            queue.company = heir.is_some() || size > 1;
             heir
         };
         if let Some(heir) = heir {

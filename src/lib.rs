@@ -80,6 +80,7 @@ mod commit;
 pub mod config;
 #[doc(hidden)]
 pub mod daemon;
+mod date;
 pub mod handler;
 #[doc(hidden)]
 pub mod log;

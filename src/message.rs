@@ -6,6 +6,7 @@
 //! daemon that is killed leaves nothing behind. A failed write is kept until [`BodyWriter::finish`], because the
 //! answer to mail data comes after its end.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -16,11 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 use std::{fmt, mem};
 
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use memchr::{memchr, memmem, memrchr};
 
 use crate::config::TimeStamp;
+use crate::date::Utc;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 
 /// Octets of one message held in memory; with its read buffer a client stays far below 1 MiB.
@@ -385,42 +385,43 @@ impl HopCounter {
 /// The time stamp line that a receiver puts on top, LF-ended: `Received:` as everything reads today, or `Mail-From:`
 /// as RFC 788 4.1.2 writes it. The recipient is named only if there is just one, so that nobody learns of another.
 pub fn time_stamp_line(style: TimeStamp, hostname: &Host, envelope: &Envelope) -> String {
-    let at = utc(envelope.received);
+    let at = Utc::at(envelope.received);
     let Envelope { helo, id, .. } = envelope;
+    let mut line = String::with_capacity(256);
+    // Writing into a String cannot fail.
     match style {
         TimeStamp::Received => {
             let client = Host::literal(envelope.client);
-            let to = match &envelope.to[..] {
-                [one] => format!(" for {one}"),
-                _ => String::new(),
-            };
-            let date = at.strftime("%a, %d %b %Y %H:%M:%S +0000");
-            format!(
-                "Received: from {helo} ({client}) by {hostname} with SMTP id {id}{to}; {date}\n"
-            )
+            let _ = write!(line, "Received: from {helo} ({client}) by {hostname}");
+            let _ = write!(line, " with SMTP id {id}");
+            if let [one] = &envelope.to[..] {
+                let _ = write!(line, " for {one}");
+            }
+            line.push_str("; ");
+            at.push_received(&mut line);
         }
         TimeStamp::MailFrom => {
-            let date = at
-                .strftime("%d-%b-%y %H:%M:%S-UT")
-                .to_string()
-                .to_uppercase();
-            format!("Mail-From: {helo} received by {hostname} at {date}\n")
+            let _ = write!(line, "Mail-From: {helo} received by {hostname} at ");
+            at.push_mail_from(&mut line);
         }
     }
+    line.push('\n');
+    line
 }
 
 /// The two lines that begin a message in an mbox file, LF-ended: the `From ` line and the return path line
-/// (RFC 788 4.1.1).
-pub fn mbox_heading(from: &ReversePath, now: SystemTime) -> String {
-    let date = utc(now).strftime("%a %b %e %H:%M:%S %Y");
-    match from {
-        ReversePath::Null => format!("From MAILER-DAEMON {date}\nReturn-Path: <>\n"),
-        ReversePath::Mailbox(mailbox) => {
-            format!("From {mailbox} {date}\nReturn-Path: <{mailbox}>\n")
-        }
-    }
-}
-
-fn utc(time: SystemTime) -> DateTime {
-    jiff::Timestamp::try_from(time).map_or(DateTime::default(), |at| TimeZone::UTC.to_datetime(at))
+/// (RFC 788 4.1.1). `more` is what follows them.
+pub fn mbox_heading(from: &ReversePath, now: SystemTime, more: &str) -> String {
+    let mut heading = String::with_capacity(256 + more.len());
+    heading.push_str("From ");
+    // Writing into a String cannot fail.
+    let _ = match from {
+        ReversePath::Null => heading.write_str("MAILER-DAEMON"),
+        ReversePath::Mailbox(mailbox) => write!(heading, "{mailbox}"),
+    };
+    heading.push(' ');
+    Utc::at(now).push_asctime(&mut heading);
+    let _ = writeln!(heading, "\nReturn-Path: {from}");
+    heading.push_str(more);
+    heading
 }

@@ -22,6 +22,7 @@ use log::{error, info, warn};
 
 use crate::config::{Config, MailConf, Place};
 use crate::handler::{Client, Handler, Refusal, Settings, Verdict};
+use crate::log::together;
 use crate::mailbox::{Copy, MailboxError, Mailboxes};
 use crate::message::{self, Body, Envelope, Id, Message};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
@@ -161,7 +162,7 @@ impl PostOffice {
         if !remote.is_empty() {
             self.spool(id, &envelope, &remote, time_stamp, &body)?;
         }
-        let heading = message::mbox_heading(&envelope.from, envelope.received) + time_stamp;
+        let heading = message::mbox_heading(&envelope.from, envelope.received, time_stamp);
         let copy = Copy {
             heading: Arc::from(heading.into_bytes()),
             body: Arc::clone(&body),
@@ -182,18 +183,22 @@ impl PostOffice {
             return Err(error);
         }
         let (Envelope { client, from, .. }, size) = (&envelope, body.len());
-        info!("accepted id={id} client={client} from={from} size={size}");
-        for (mbox, recipients) in &local {
-            if !failed.contains_key(mbox) {
+        let in_the_spool = [(id, &remote), (put_off_id, &put_off)];
+        together(|| {
+            info!("accepted id={id} client={client} from={from} size={size}");
+            let delivered = local.iter().filter(|(mbox, _)| !failed.contains_key(mbox));
+            for (mbox, recipients) in delivered {
                 for to in recipients {
                     info!("delivered id={id} to={to} mailbox={}", mbox.display());
                 }
             }
-        }
-        for (file, recipients) in [(id, &remote), (put_off_id, &put_off)] {
-            for to in recipients {
-                info!("queued id={file} to={to}{}", of(id, file));
+            for (file, recipients) in in_the_spool {
+                for to in recipients {
+                    info!("queued id={file} to={to}{}", of(id, file));
+                }
             }
+        });
+        for (file, recipients) in in_the_spool {
             if !recipients.is_empty() {
                 (self.queued)(file);
             }

@@ -8,7 +8,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::MsgFlags;
 
 use crate::smtp::reply::Reply;
 
@@ -19,6 +23,8 @@ const BUFFER: usize = 4 * 1024;
 const BUFFER_MAX: usize = 64 * 1024;
 /// Room for a few replies, in octets: all that a client that awaits each needs.
 const REPLIES: usize = 256;
+/// How long a read looks for input before it sleeps.
+const LOOK: Duration = Duration::from_micros(60);
 /// Replies waiting for company are sent at this many octets, whatever comes.
 const REPLIES_MAX: usize = 4 * 1024;
 
@@ -34,6 +40,11 @@ pub trait Stream: Read + Write {
     /// # Errors
     /// What the system reports; never for a connected socket.
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()>;
+    /// Reads what is there; an error of kind `WouldBlock` if nothing is.
+    ///
+    /// # Errors
+    /// What the system reports.
+    fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize>;
     /// Tells the peer that nothing more will come.
     ///
     /// # Errors
@@ -48,8 +59,29 @@ impl Stream for &TcpStream {
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         TcpStream::set_write_timeout(self, Some(timeout))
     }
+    fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT;
+        nix::sys::socket::recv(self.as_raw_fd(), buf, flags).map_err(io::Error::from)
+    }
     fn end_writing(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
+    }
+}
+
+/// Reads, and sleeps if need be; but first looks again for [`LOOK`], giving the processor to whoever wants it between
+/// the looks. A client that answers at once, as programs do, is so served without a sleep and a wake-up, which cost
+/// more than the command itself; on a busy machine one look takes longer than that, and there are no more.
+fn read<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
+    let until = Instant::now() + LOOK;
+    loop {
+        match stream.read_now(buf) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+        if Instant::now() >= until {
+            return stream.read(buf);
+        }
+        thread::yield_now();
     }
 }
 
@@ -183,7 +215,7 @@ impl<S: Stream> Wire<S> {
             if left.is_zero() || self.stream.set_read_timeout(left).is_err() {
                 return;
             }
-            match self.stream.read(&mut dropped) {
+            match read(&mut self.stream, &mut dropped) {
                 Ok(n) if n > 0 => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 _ => return,
@@ -202,7 +234,7 @@ impl<S: Stream> Wire<S> {
     fn read(&mut self) -> io::Result<usize> {
         if self.input.is_empty() {
             let mut first = [0; FIRST_READ];
-            let n = self.stream.read(&mut first)?;
+            let n = read(&mut self.stream, &mut first)?;
             if n > 0 {
                 self.input.resize(BUFFER, 0);
                 self.input[..n].copy_from_slice(&first[..n]);
@@ -219,7 +251,7 @@ impl<S: Stream> Wire<S> {
             let size = (self.input.len() * 2).min(BUFFER_MAX);
             self.input.resize(size.max(self.end + BUFFER), 0);
         }
-        let n = self.stream.read(&mut self.input[self.end..])?;
+        let n = read(&mut self.stream, &mut self.input[self.end..])?;
         self.end += n;
         if self.end == self.input.len() && self.input.len() < BUFFER_MAX {
             self.input.resize(self.input.len() * 2, 0); // it sends more than fits: read larger pieces
@@ -278,6 +310,9 @@ mod tests {
         }
         fn set_write_timeout(&self, _: Duration) -> io::Result<()> {
             Ok(())
+        }
+        fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.read(buf)
         }
         fn end_writing(&self) -> io::Result<()> {
             Ok(())

@@ -40,10 +40,11 @@ impl Mailbox {
         }
         let user = user.to_owned();
         let mailbox = Mailbox { user, host };
-        if mailbox.to_string().len() + "<>".len() > PATH_MAX {
-            return Err(AddressError::PathTooLong);
+        let mut length = Length("<>".len());
+        match write!(length, "{mailbox}") {
+            Ok(()) if length.0 <= PATH_MAX => Ok(mailbox),
+            _ => Err(AddressError::PathTooLong),
         }
-        Ok(mailbox)
     }
 
     /// The user part, unquoted.
@@ -72,7 +73,8 @@ impl fmt::Display for Mailbox {
             }
             f.write_char('"')?;
         }
-        write!(f, "@{}", self.host)
+        f.write_char('@')?;
+        self.host.fmt(f)
     }
 }
 
@@ -103,7 +105,7 @@ impl fmt::Display for ReversePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReversePath::Null => f.write_str("<>"),
-            ReversePath::Mailbox(mailbox) => write!(f, "<{mailbox}>"),
+            ReversePath::Mailbox(mailbox) => in_brackets(mailbox, f),
         }
     }
 }
@@ -139,8 +141,14 @@ impl ForwardPath {
 
 impl fmt::Display for ForwardPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<{}>", self.0)
+        in_brackets(&self.0, f)
     }
+}
+
+fn in_brackets(mailbox: &Mailbox, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_char('<')?;
+    fmt::Display::fmt(mailbox, f)?;
+    f.write_char('>')
 }
 
 impl FromStr for ForwardPath {
@@ -245,7 +253,7 @@ fn take_mailbox(s: &str) -> Result<(Mailbox, &str), AddressError> {
 
 /// RFC 788's string, up to and with the `@`.
 fn take_string(s: &str) -> Result<(String, &str), AddressError> {
-    let mut user = String::new();
+    let mut user = String::with_capacity(USER_MAX);
     let mut chars = s.chars();
     while let Some(c) = chars.next() {
         match c {
@@ -285,6 +293,16 @@ fn take_host(s: &str) -> Result<(Host, &str), AddressError> {
     };
     let (host, rest) = s.split_at(end);
     Ok((host.parse()?, rest))
+}
+
+/// Counts the octets of what is written to it.
+struct Length(usize);
+
+impl fmt::Write for Length {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 += text.len();
+        Ok(())
+    }
 }
 
 fn is_printable(s: &str) -> bool {

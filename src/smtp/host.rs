@@ -100,8 +100,11 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Host::Name(name) => name.fmt(f),
-            Host::Literal(IpAddr::V4(ip)) => write!(f, "[{ip}]"),
-            Host::Literal(IpAddr::V6(ip)) => write!(f, "[IPv6:{ip}]"),
+            Host::Literal(ip) => {
+                f.write_str(if ip.is_ipv4() { "[" } else { "[IPv6:" })?;
+                ip.fmt(f)?;
+                f.write_str("]")
+            }
         }
     }
 }

@@ -34,7 +34,9 @@ impl Reply {
 
     /// Appends `CODE text<CRLF>`.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.to_string().as_bytes());
+        let digit = |place| b'0' + (self.code / place % 10) as u8;
+        out.extend([digit(100), digit(10), digit(1), b' ']);
+        out.extend_from_slice(self.text.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
 
@@ -46,7 +48,10 @@ impl Reply {
     /// Text with something variable in it: kept printable and short, whatever came in.
     fn with(code: u16, text: fmt::Arguments<'_>) -> Reply {
         let room = REPLY_MAX - "250 \r\n".len();
-        let text: String = printable(text.to_string().as_bytes()).take(room).collect();
+        let mut text = text.to_string();
+        if text.len() > room || !text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
+            text = printable(text.as_bytes()).take(room).collect();
+        }
         let text = Cow::Owned(text);
         Reply { code, text }
     }

@@ -13,6 +13,7 @@ is made where TMPDIR says: it must be a disk, because a sync on tmpfs costs noth
 """
 
 import argparse
+import ctypes
 import os
 import pathlib
 import shutil
@@ -22,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -37,6 +37,14 @@ RUNNING = []
 
 def run(*command, **options):
     return subprocess.run([str(c) for c in command], check=True, **options)
+
+
+def die_with_us():
+    """In a child: however this script ends, the child ends too (PR_SET_PDEATHSIG)."""
+    LIBC.prctl(1, signal.SIGKILL)
+
+
+LIBC = ctypes.CDLL(None)
 
 
 def wait_until(condition, what):
@@ -102,20 +110,21 @@ class Ours:
         self.start()
 
     def start(self):
+        log = self.folder / "log"
+        with open(log, "ab") as stdout:
+            size = stdout.tell()
+            began = time.monotonic()
+            command = [BINARY, self.folder / "mail.conf", self.folder / "user.conf"]
+            self.process = subprocess.Popen(command, stdout=stdout, preexec_fn=die_with_us)
         RUNNING.append(self)
-        began = time.monotonic()
-        self.process = subprocess.Popen(
-            [BINARY, self.folder / "mail.conf", self.folder / "user.conf"],
-            stdout=subprocess.PIPE,
-            stderr=sys.stderr,
-        )
-        line = self.process.stdout.readline()
-        while b"listening on" not in line:
-            line = self.process.stdout.readline()
+        with open(log, "rb") as lines:
+            lines.seek(size)
+            while b"listening on" not in lines.read():
+                if self.process.poll() is not None:
+                    sys.exit(f"smtpd788 ended, status {self.process.returncode}")
+                lines.seek(size)
+                time.sleep(0.0002)
         self.started = time.monotonic() - began
-        self.log = open(self.folder / "log", "ab")
-        self.reader = threading.Thread(target=shutil.copyfileobj, args=(self.process.stdout, self.log), daemon=True)
-        self.reader.start()
 
     def pids(self):
         return [self.process.pid]
@@ -137,7 +146,7 @@ class Sink:
     def __init__(self, folder, host=SINK):
         self.host = host
         command = ["smtp-sink", "-u", "postfix", f"{host}:{PORT}", "4096"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=die_with_us)
         RUNNING.append(self)
         wait_until(lambda: listening(host), "smtp-sink")
 
@@ -473,6 +482,12 @@ def main():
         sys.exit(f"{BINARY} is missing: cargo build --release")
     import resource
 
+    for host in (OURS, SINK, POSTFIX, POSTFIX_RELAY, OURS_RELAY):
+        if listening(host):
+            sys.exit(f"{host}:{PORT} is in use: end what listens there (`ss -ltnp`), perhaps the rest of a run that was killed")
+    # Terminated, hung up: stop the servers, as after an error.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     postfix = subprocess.run(["postconf", "-h", "mail_version"], capture_output=True, text=True).stdout.strip()

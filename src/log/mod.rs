@@ -1,0 +1,192 @@
+//! The log: one event, one line on standard output. The only file that prints.
+//!
+//! * A line is `2026-11-21T22:30:01.123Z INFO  delivered id=...`: UTC, milliseconds, the level padded
+//!   to five, then the message, whose first word names the event.
+//! * One event is always one line. What came from outside is wrapped in [`Escaped`] where the event is
+//!   written; as a last defence the formatter escapes every control character that is left. A line
+//!   has at most 4,096 octets, its end included (what a pipe takes in one piece); a longer one is cut and
+//!   ends in `...`.
+//! * A log that cannot be written never stops the mail. Errors are ignored. A reader that stalls is
+//!   waited for once, 1 s; then lines are dropped without waiting until it reads again, and the log
+//!   says how many were lost. Nothing here panics.
+//! * Lines that tell of one thing may leave in one write ([`together`]); none is held back for longer.
+//!
+//! What it cannot do: promise that a line arrived. Nothing may depend on it.
+
+mod desk;
+mod line;
+
+use std::cell::Cell;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use desk::{Desk, STALL, Sink};
+use line::write_line;
+
+/// Without RUST_LOG: our own events, and of other crates only what they call an error.
+const FILTER: &str = "error,smtpd788=info";
+
+static FRONT: OnceLock<Front<io::Stdout>> = OnceLock::new();
+
+thread_local! {
+    /// The lines of this thread that leave together.
+    static HELD: Cell<Option<String>> = const { Cell::new(None) };
+}
+
+/// Installs the logger on standard output. RUST_LOG (if not empty) overrides `info`. A second call
+/// does nothing.
+pub fn init() {
+    let filter = std::env::var("RUST_LOG").unwrap_or_default();
+    let filter = if filter.trim().is_empty() {
+        FILTER
+    } else {
+        &filter
+    };
+    let filter = env_logger::Builder::new().parse_filters(filter).build();
+    let most = filter.filter();
+    let desk = Desk::new(Sink::new(io::stdout(), STALL));
+    let front = FRONT.get_or_init(|| Front { filter, desk });
+    if ::log::set_logger(front).is_ok() {
+        ::log::set_max_level(most);
+    }
+}
+
+/// What `work` logs on this thread leaves in one write, at its end.
+pub(crate) fn together<T>(work: impl FnOnce() -> T) -> T {
+    struct Release<'a>(&'a Front<io::Stdout>);
+    impl Drop for Release<'_> {
+        fn drop(&mut self) {
+            if let Some(lines) = HELD.take() {
+                self.0.desk.take(lines.as_bytes());
+            }
+        }
+    }
+    // Without our own logger there is nothing to hold; inside another one's work, that one sees to it.
+    let held = HELD.take();
+    let release = match (&held, FRONT.get()) {
+        (None, Some(front)) => Some(Release(front)),
+        _ => None,
+    };
+    HELD.set(held.or_else(|| release.as_ref().map(|_| String::new())));
+    work()
+}
+
+/// What the crate `log` talks to: env_logger judges, the desk takes the lines.
+struct Front<F: AsFd> {
+    filter: env_logger::Logger,
+    desk: Desk<F>,
+}
+
+impl<F: AsFd + Send + Sync> ::log::Log for Front<F> {
+    fn enabled(&self, metadata: &::log::Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &::log::Record<'_>) {
+        if !self.filter.matches(record) {
+            return;
+        }
+        let mut held = HELD.take();
+        let write = |lines: &mut String| {
+            write_line(lines, SystemTime::now(), record.level(), record.args());
+        };
+        match &mut held {
+            Some(lines) => write(lines),
+            None => {
+                let mut line = String::new();
+                write(&mut line);
+                self.desk.take(line.as_bytes());
+            }
+        }
+        HELD.set(held);
+    }
+
+    fn flush(&self) {
+        self.desk.flush();
+    }
+}
+
+/// Writes `text` as it is to standard output, for `-h`, `-V`, `-t` and `-q`. Waits for a slow reader;
+/// a failure is ignored, as nobody is left to be told.
+pub fn out(text: &str) {
+    write_out(&io::stdout(), text.as_bytes());
+}
+
+/// Writes `text` as it is to standard error; otherwise like [`out`].
+pub fn err(text: &str) {
+    write_out(&io::stderr(), text.as_bytes());
+}
+
+fn write_out(fd: &impl AsFd, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match nix::unistd::write(fd, bytes) {
+            Ok(0) => return,
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if writable(fd, None) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Shows text from outside in one printable line: controls, DEL, backslash and non-ASCII as `\n`,
+/// `\r`, `\t`, `\\`, `\xNN`.
+#[derive(Clone, Copy, Debug)]
+pub struct Escaped<T>(pub T);
+
+impl<T: AsRef<[u8]>> fmt::Display for Escaped<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().iter().try_for_each(|&octet| match octet {
+            b'\\' => f.write_str("\\\\"),
+            b' '..=b'~' => f.write_char(octet.into()),
+            _ => escape(f, octet),
+        })
+    }
+}
+
+fn escape(out: &mut impl fmt::Write, octet: u8) -> fmt::Result {
+    match octet {
+        b'\n' => out.write_str("\\n"),
+        b'\r' => out.write_str("\\r"),
+        b'\t' => out.write_str("\\t"),
+        _ => write!(out, "\\x{octet:02x}"),
+    }
+}
+
+/// Whether `fd` takes a write now, or within `wait` (`None`: for ever). A closed reader counts as
+/// writable: the write fails at once.
+fn writable(fd: &impl AsFd, wait: Option<Duration>) -> bool {
+    let timeout = wait.map(|wait| PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX));
+    loop {
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => {}
+            ready => return ready.is_ok_and(|count| count > 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_text_is_escaped() {
+        let rows: [(&[u8], &str); 5] = [
+            (b"john@example.org", "john@example.org"),
+            (b"a\r\nb\tc", "a\\r\\nb\\tc"),
+            (b"a\\nb", "a\\\\nb"),
+            (b"\x00\x7f\xff\xc3\xa9", "\\x00\\x7f\\xff\\xc3\\xa9"),
+            (b"", ""),
+        ];
+        for (octets, shown) in rows {
+            assert_eq!(Escaped(octets).to_string(), shown);
+        }
+    }
+}
