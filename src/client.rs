@@ -92,13 +92,8 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             self.log_reply(&reply);
             let linger = if polite { LINGER } else { Duration::ZERO };
             let wait = self.settings.timeout();
-            if self
-                .wire
-                .reply(&reply, wait)
-                .and_then(|()| self.wire.flush(wait))
-                .is_ok()
-            {
-                self.wire.close(linger);
+            if self.wire.reply(&reply, wait).is_ok() {
+                self.wire.close(wait, linger);
             }
         }
         info!("disconnect client={peer}");

@@ -49,22 +49,25 @@ struct InForce {
     settings: Arc<Settings>,
 }
 
+/// Is told of a new spool file.
+type Queued = dyn Fn(Id, Vec<ForwardPath>) + Send + Sync;
+
 /// The post office of one daemon; shared by the receiver and the queue.
 pub struct PostOffice {
     in_force: RwLock<InForce>,
     mailboxes: Mailboxes,
     spool: Arc<Spool>,
-    queued: Box<dyn Fn(Id) + Send + Sync>,
+    queued: Box<Queued>,
     listening: OnceLock<Vec<SocketAddr>>,
 }
 
 impl PostOffice {
-    /// `queued` is told of every new spool file.
+    /// `queued` is told of every new spool file, and whom it is for.
     pub fn new(
         config: Config,
         mailboxes: Mailboxes,
         spool: Arc<Spool>,
-        queued: impl Fn(Id) + Send + Sync + 'static,
+        queued: impl Fn(Id, Vec<ForwardPath>) + Send + Sync + 'static,
     ) -> PostOffice {
         PostOffice {
             in_force: RwLock::new(InForce::new(config)),
@@ -183,7 +186,7 @@ impl PostOffice {
             return Err(error);
         }
         let (Envelope { client, from, .. }, size) = (&envelope, body.len());
-        let in_the_spool = [(id, &remote), (put_off_id, &put_off)];
+        let in_the_spool = [(id, remote), (put_off_id, put_off)];
         together(|| {
             info!("accepted id={id} client={client} from={from} size={size}");
             let delivered = local.iter().filter(|(mbox, _)| !failed.contains_key(mbox));
@@ -192,15 +195,15 @@ impl PostOffice {
                     info!("delivered id={id} to={to} mailbox={}", mbox.display());
                 }
             }
-            for (file, recipients) in in_the_spool {
+            for (file, recipients) in &in_the_spool {
                 for to in recipients {
-                    info!("queued id={file} to={to}{}", of(id, file));
+                    info!("queued id={file} to={to}{}", of(id, *file));
                 }
             }
         });
         for (file, recipients) in in_the_spool {
             if !recipients.is_empty() {
-                (self.queued)(file);
+                (self.queued)(file, recipients);
             }
         }
         Ok(())

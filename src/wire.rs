@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::MsgFlags;
+use socket2::SockRef;
 
 use crate::smtp::reply::Reply;
 
@@ -45,6 +46,11 @@ pub trait Stream: Read + Write {
     /// # Errors
     /// What the system reports.
     fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes what [`end_writing`](Stream::end_writing) follows at once, so that both may go in one packet.
+    ///
+    /// # Errors
+    /// What the system reports.
+    fn write_last(&mut self, buf: &[u8]) -> io::Result<usize>;
     /// Tells the peer that nothing more will come.
     ///
     /// # Errors
@@ -63,6 +69,10 @@ impl Stream for &TcpStream {
         let flags = MsgFlags::MSG_DONTWAIT;
         nix::sys::socket::recv(self.as_raw_fd(), buf, flags).map_err(io::Error::from)
     }
+    fn write_last(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let flags = nix::libc::MSG_MORE | nix::libc::MSG_NOSIGNAL;
+        SockRef::from(*self).send_with_flags(buf, flags)
+    }
     fn end_writing(&self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
     }
@@ -71,7 +81,7 @@ impl Stream for &TcpStream {
 /// Reads, and sleeps if need be; but first looks again for [`LOOK`], giving the processor to whoever wants it between
 /// the looks. A client that answers at once, as programs do, is so served without a sleep and a wake-up, which cost
 /// more than the command itself; on a busy machine one look takes longer than that, and there are no more.
-fn read<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
     let until = Instant::now() + LOOK;
     loop {
         match stream.read_now(buf) {
@@ -171,12 +181,16 @@ impl<S: Stream> Wire<S> {
         if self.replies.is_empty() {
             return Ok(());
         }
-        let result = self.send_replies(wait);
+        let result = self.send_replies(wait, |stream, bytes| stream.write(bytes));
         self.replies.clear();
         result
     }
 
-    fn send_replies(&mut self, wait: Duration) -> io::Result<()> {
+    fn send_replies(
+        &mut self,
+        wait: Duration,
+        write: fn(&mut S, &[u8]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         let deadline = Instant::now() + wait;
         let mut sent = 0;
         while sent < self.replies.len() {
@@ -188,7 +202,7 @@ impl<S: Stream> Wire<S> {
                 self.stream.set_write_timeout(left)?;
                 self.write_timeout = left;
             }
-            match self.stream.write(&self.replies[sent..]) {
+            match write(&mut self.stream, &self.replies[sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => sent += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -201,13 +215,14 @@ impl<S: Stream> Wire<S> {
         Ok(())
     }
 
-    /// Ends the conversation so that no reply is lost to a reset: sends what waits, ends writing, then reads and
-    /// drops what the peer still sends, for `linger` at most.
-    pub fn close(mut self, linger: Duration) {
-        let deadline = Instant::now() + linger;
-        if self.flush(linger).is_err() || self.stream.end_writing().is_err() {
+    /// Ends the conversation so that no reply is lost to a reset: sends what waits, within `wait`, ends writing, then
+    /// reads and drops what the peer still sends, for `linger` at most.
+    pub fn close(mut self, wait: Duration, linger: Duration) {
+        let sent = self.send_replies(wait, S::write_last);
+        if sent.is_err() || self.stream.end_writing().is_err() {
             return;
         }
+        let deadline = Instant::now() + linger;
         self.input = Vec::new();
         let mut dropped = [0; FIRST_READ];
         loop {
@@ -261,7 +276,7 @@ impl<S: Stream> Wire<S> {
 }
 
 /// Whether a timeout is worth a system call: not while it is within a sixteenth of the right one.
-fn differs(set: Duration, wanted: Duration) -> bool {
+pub(crate) fn differs(set: Duration, wanted: Duration) -> bool {
     set.abs_diff(wanted) > wanted / 16
 }
 
@@ -313,6 +328,9 @@ mod tests {
         }
         fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize> {
             self.read(buf)
+        }
+        fn write_last(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.write(buf)
         }
         fn end_writing(&self) -> io::Result<()> {
             Ok(())

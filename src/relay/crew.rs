@@ -335,9 +335,7 @@ impl<O: Outside> Crew<O> {
         shift: &Shift,
     ) -> Option<Part> {
         loop {
-            let id = self
-                .desk
-                .next_message(destination, done, proven, || self.settle())?;
+            let id = self.desk.next_message(destination, done, proven)?;
             shift.message.set(Some(id));
             if let Some(part) = self.begin(id, destination) {
                 return Some(part);
@@ -354,12 +352,6 @@ impl<O: Outside> Crew<O> {
     fn abandon(&self, part: Part, shift: &Shift) {
         self.give_up(part);
         shift.message.set(None);
-    }
-
-    fn settle(&self) {
-        if let Err(e) = self.spool.settle() {
-            log::error!("spool: cannot sync the folder, finished mail may come back: {e}");
-        }
     }
 
     fn connected(&self, destination: &Destination, shift: &Shift) {

@@ -11,6 +11,7 @@ use crate::message::Id;
 use crate::relay::plan::Plan;
 use crate::relay::round::Failed;
 use crate::relay::sites::{Destination, Kind, Limits, Millis, Next, millis};
+use crate::smtp::address::ForwardPath;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -20,8 +21,6 @@ use std::time::{Duration, Instant};
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a connection without mail is kept, as RFC 5321 4.5.3.2 lets us: far below any server's timeout.
 const LINGER: Duration = Duration::from_secs(1);
-/// A wait for mail that is longer than this is a pause, in which other things can be done.
-const PAUSE: Duration = Duration::from_millis(20);
 
 pub(crate) struct Desk {
     board: Mutex<Board>,
@@ -34,6 +33,8 @@ pub(crate) struct Board {
     pub(crate) plan: Plan<Failed>,
     pub(crate) limits: Limits,
     pub(crate) stopping: bool,
+    /// Whom the messages are for that were just accepted and have not begun.
+    pub(crate) fresh: HashMap<Id, Vec<ForwardPath>>,
     idle: Vec<Arc<Seat>>,
     lingering: Vec<(Destination, Thread)>,
     /// How to end each thing under way.
@@ -52,6 +53,7 @@ impl Desk {
             plan: Plan::default(),
             limits: Limits::new(1),
             stopping: false,
+            fresh: HashMap::new(),
             idle: Vec::new(),
             lingering: Vec::new(),
             under_way: HashMap::new(),
@@ -178,16 +180,14 @@ impl Desk {
     }
 
     /// The next message for a worker on `destination`, waited for a moment if there is a connection to keep;
-    /// `None`: it is to leave. See [`crate::relay::sites::Sites::next`]. `pause` is called if none comes at once.
+    /// `None`: it is to leave. See [`crate::relay::sites::Sites::next`].
     pub(crate) fn next_message(
         &self,
         destination: &Destination,
         done: u32,
         proven: bool,
-        pause: impl FnOnce(),
     ) -> Option<Id> {
         let start = Instant::now();
-        let mut pause = Some(pause);
         let mut board = self.board();
         loop {
             if board.stopping {
@@ -205,20 +205,11 @@ impl Desk {
                 Next::Linger if start.elapsed() >= LINGER => return None,
                 Next::Linger => {}
             }
-            if start.elapsed() >= PAUSE
-                && let Some(pause) = pause.take()
-            {
-                drop(board);
-                pause();
-                board = self.board();
-                continue;
-            }
-            let until = if pause.is_some() { PAUSE } else { LINGER };
             let me = thread::current();
             board.plan.sites.lingers(destination, true);
             board.lingering.push((destination.clone(), me.clone()));
             drop(board);
-            thread::park_timeout(until.saturating_sub(start.elapsed()));
+            thread::park_timeout(LINGER.saturating_sub(start.elapsed()));
             board = self.board();
             board.lingering.retain(|(_, thread)| thread.id() != me.id());
             board.plan.sites.lingers(destination, false);

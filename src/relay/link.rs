@@ -9,10 +9,11 @@
 //! cut there, nobody knows whether the message arrived.
 
 use crate::smtp::reply::{RemoteReply, ReplyError, ReplyReader};
+use crate::wire::{self, differs};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -51,6 +52,9 @@ pub(super) struct Link {
     timeout: Duration,
     /// Read and not used yet.
     input: Vec<u8>,
+    /// What the stream's own timeouts are now.
+    read_timeout: Duration,
+    write_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -90,6 +94,8 @@ impl Link {
             shared,
             timeout,
             input: Vec::new(),
+            read_timeout: Duration::ZERO,
+            write_timeout: Duration::ZERO,
         })
     }
 
@@ -120,10 +126,14 @@ impl Link {
             if let Some(reply) = reply {
                 return Ok(reply);
             }
+            let left = left(deadline)?;
             let mut stream = &self.shared.stream;
-            stream.set_read_timeout(Some(left(deadline)?))?;
+            if differs(self.read_timeout, left) {
+                stream.set_read_timeout(Some(left))?;
+                self.read_timeout = left;
+            }
             let mut buffer = [0; INPUT];
-            match stream.read(&mut buffer) {
+            match wire::read(&mut stream, &mut buffer) {
                 Ok(0) => return Err(self.closed()),
                 Ok(n) => self.input.extend_from_slice(&buffer[..n]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -137,7 +147,11 @@ impl Link {
         let deadline = Instant::now() + self.timeout;
         let mut stream = &self.shared.stream;
         while !bytes.is_empty() {
-            stream.set_write_timeout(Some(left(deadline)?))?;
+            let left = left(deadline)?;
+            if differs(self.write_timeout, left) {
+                stream.set_write_timeout(Some(left))?;
+                self.write_timeout = left;
+            }
             match stream.write(bytes) {
                 Ok(n) => bytes = &bytes[n..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -73,11 +73,13 @@ impl<F> Default for Plan<F> {
 }
 
 impl<F> Plan<F> {
-    /// A message that was just accepted: due before all others. A known one is left as it is.
-    pub fn submit(&mut self, id: Id) {
-        if self.known.insert(id) {
+    /// A message that was just accepted: due before all others. A known one is left as it is; false if it is one.
+    pub fn submit(&mut self, id: Id) -> bool {
+        let new = self.known.insert(id);
+        if new {
             self.fresh.push_back(id);
         }
+        new
     }
 
     /// A message found in the spool. A known one is left as it is.

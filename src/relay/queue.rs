@@ -14,6 +14,7 @@ use crate::relay::crew::Crew;
 use crate::relay::desk::Desk;
 use crate::relay::outside::{Office, Outside};
 use crate::relay::sites::{Destination, Millis, millis};
+use crate::smtp::address::ForwardPath;
 use crate::spool::{Queued, Spool, State};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,9 +51,13 @@ impl QueueHandle {
         QueueHandle::default()
     }
 
-    /// A message that [`Spool::accept`] has just taken: due at once.
-    pub fn submit(&self, id: Id) {
-        self.desk.board().plan.submit(id);
+    /// A message that [`Spool::accept`] has just taken for `to`: due at once.
+    pub fn submit(&self, id: Id, to: Vec<ForwardPath>) {
+        let mut board = self.desk.board();
+        if board.plan.submit(id) {
+            board.fresh.insert(id, to);
+        }
+        drop(board);
         self.desk.notify();
     }
 
@@ -154,8 +159,13 @@ fn schedule<O: Outside>(crew: &Arc<Crew<O>>) {
             drop(board);
             scan_at = scan(crew);
         } else if let Some(id) = board.plan.due(now) {
+            let fresh = board.fresh.remove(&id);
             drop(board);
-            if catch_unwind(AssertUnwindSafe(|| begin(crew, id))).is_err() {
+            let begin = || match fresh {
+                Some(to) => begin_fresh(crew, id, &to),
+                None => begin(crew, id),
+            };
+            if catch_unwind(AssertUnwindSafe(begin)).is_err() {
                 log::error!("the queue panicked on id={id}; it waits for the next start");
             }
         } else {
@@ -193,7 +203,7 @@ fn scan<O: Outside>(crew: &Crew<O>) -> Option<Millis> {
 
 /// Begins a message's round: finds out where its recipients are.
 fn begin<O: Outside>(crew: &Crew<O>, id: Id) {
-    let mut queued = match crew.spool.load(id) {
+    let queued = match crew.spool.load(id) {
         Ok(Some(queued)) => queued,
         Ok(None) => return crew.desk.board().plan.forget(id),
         Err(e) => {
@@ -209,36 +219,51 @@ fn begin<O: Outside>(crew: &Crew<O>, id: Id) {
         }
         return crew.desk.board().plan.forget(id);
     }
-    let destinations = destinations(crew, &queued);
-    let now = crew.desk.now();
-    let mut board = crew.desk.board();
-    let limits = board.limits;
-    let held = board.plan.begin(id, destinations, now, &limits);
-    drop(board);
+    let waiting = queued
+        .recipients
+        .iter()
+        .filter(|r| r.state == State::Waiting);
+    let held = join(crew, id, waiting.map(|recipient| &recipient.to));
     if let Some(until) = held {
-        let next_try = SystemTime::now() + Duration::from_millis(until.saturating_sub(now));
-        let tries = queued.tries;
-        // Advice for --queue; the schedule has it.
-        if let Err(e) = queued.defer(tries, next_try) {
-            log::debug!("spool: cannot set the next try id={id}: {e}");
-        }
+        hold(queued, until);
     }
 }
 
-/// Where the waiting recipients of a message are, each place once.
-fn destinations<O: Outside>(crew: &Crew<O>, queued: &Queued) -> Vec<Destination> {
-    let mut found: Vec<Destination> = Vec::new();
-    for recipient in queued
-        .recipients
-        .iter()
-        .filter(|r| r.state == State::Waiting)
+/// Begins the first round of a message that was just accepted: its file, known to be whole, is not read for that.
+fn begin_fresh<O: Outside>(crew: &Crew<O>, id: Id, to: &[ForwardPath]) {
+    if let Some(until) = join(crew, id, to.iter())
+        && let Ok(Some(queued)) = crew.spool.load(id)
     {
-        let (destination, _) = crew.destination(&recipient.to);
-        if !found.contains(&destination) {
-            found.push(destination);
+        hold(queued, until);
+    }
+}
+
+/// The message joins the queues of its recipients' destinations, each once; until when, if all are in back-off.
+fn join<'a, O: Outside>(
+    crew: &Crew<O>,
+    id: Id,
+    to: impl Iterator<Item = &'a ForwardPath>,
+) -> Option<SystemTime> {
+    let mut destinations: Vec<Destination> = Vec::new();
+    for path in to {
+        let (destination, _) = crew.destination(path);
+        if !destinations.contains(&destination) {
+            destinations.push(destination);
         }
     }
-    found
+    let now = crew.desk.now();
+    let mut board = crew.desk.board();
+    let limits = board.limits;
+    let until = board.plan.begin(id, destinations, now, &limits)?;
+    Some(SystemTime::now() + Duration::from_millis(until.saturating_sub(now)))
+}
+
+/// Notes when a message is due that its destinations' back-off holds: advice for `--queue`; the schedule has it.
+fn hold(mut queued: Queued, next_try: SystemTime) {
+    let (id, tries) = (queued.id, queued.tries);
+    if let Err(e) = queued.defer(tries, next_try) {
+        log::debug!("spool: cannot set the next try id={id}: {e}");
+    }
 }
 
 /// Starts a worker; false if the system refuses.

@@ -232,11 +232,11 @@ fn old_mail_is_returned_and_reports_are_not() {
     let now = SystemTime::now();
     let long_ago = now - Duration::from_secs(200_000);
     let old = bench.stored("<sender@example.org>", &["<x@dead>"], long_ago, now);
-    bench.handle.submit(old);
+    bench.submit(old, &["<x@dead>"]);
     bench.gone(old);
     assert_eq!(bench.world.state().reports.len(), 1);
     let report = bench.stored("<>", &["<x@dead>"], long_ago, now);
-    bench.handle.submit(report);
+    bench.submit(report, &["<x@dead>"]);
     bench.gone_by_retry(report);
     assert_eq!(bench.world.state().reports.len(), 1);
 }

@@ -305,8 +305,14 @@ impl Bench {
     pub(super) fn mail(&self, to: &[&str]) -> Id {
         let now = SystemTime::now();
         let id = self.stored("<sender@example.org>", to, now, now);
-        self.handle.submit(id);
+        self.submit(id, to);
         id
+    }
+
+    /// The queue hears of a message.
+    pub(super) fn submit(&self, id: Id, to: &[&str]) {
+        let to = to.iter().map(|path| path.parse().unwrap());
+        self.handle.submit(id, to.collect());
     }
 
     /// Waits until the message's file is gone.

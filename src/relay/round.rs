@@ -252,16 +252,15 @@ impl<O: Outside> Crew<O> {
             r.state == State::Done || done.iter().any(|(d, _)| *d == index)
         };
         let all_finished = queued.recipients.iter().enumerate().all(finished);
-        // Also for the last recipients: the file's removal is durable only later, and a power cut in between must
-        // not bring back a message that would be sent again.
-        self.record(&mut queued, &done);
         if all_finished {
             if let Err(e) = queued.remove() {
-                // The next start finds it, finished.
+                // Should it be there still, the next start finds it, finished.
                 log::error!("spool: cannot remove a finished message id={id}: {e}");
+                self.record(&mut queued, &done);
             }
             return self.desk.board().plan.forget(id);
         }
+        self.record(&mut queued, &done);
         let tries = queued.tries.saturating_add(u32::from(tried));
         let now = self.desk.now();
         let again = again.unwrap_or_else(|| {

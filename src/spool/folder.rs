@@ -3,6 +3,7 @@
 //! Which states a file goes through is told in `spool.rs`; here is what they are made of. All errors are
 //! returned.
 
+use crate::commit::{Abandoned, Commit};
 use crate::message::Id;
 use crate::spool::SpoolError;
 use nix::errno::Errno;
@@ -13,20 +14,17 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 /// The folder by path, for people, and by descriptor, for us.
-#[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    pub(crate) fd: File,
-    /// Files unlinked so far, and how many of them a sync of the folder has covered.
-    removed: AtomicU64,
-    settled: AtomicU64,
+    pub(crate) fd: Arc<File>,
+    /// Threads that want the folder synced at the same moment share one sync.
+    syncs: Commit<(), io::Result<()>, SyncFolder>,
 }
 
-/// Removals that a power cut may undo, at most.
-const UNSETTLED: u64 = 32;
+type SyncFolder = Box<dyn Fn(Vec<()>) -> Vec<io::Result<()>> + Send + Sync>;
 
 /// What a name in the folder is.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,43 +58,28 @@ impl Name {
 impl Folder {
     /// Opens a folder that is there.
     pub(crate) fn open(dir: &Path) -> io::Result<Folder> {
+        let fd = Arc::new(File::open(dir)?);
+        let its = Arc::clone(&fd);
         Ok(Folder {
             path: dir.to_owned(),
-            fd: File::open(dir)?,
-            removed: AtomicU64::new(0),
-            settled: AtomicU64::new(0),
+            fd,
+            syncs: Commit::new(Box::new(move |wanted| sync_for(&its, &wanted))),
         })
     }
 
-    /// Makes the names in it durable, removals included.
+    /// Makes the names in it durable, and removals.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        let removed = self.removed.load(Ordering::Acquire);
-        self.fd.sync_all()?;
-        self.settled.fetch_max(removed, Ordering::AcqRel);
-        Ok(())
+        let synced = self.syncs.submit(());
+        synced.unwrap_or_else(|Abandoned| Err(io::Error::other("the sync panicked")))
     }
 
-    /// Removals that a power cut may undo.
-    pub(crate) fn unsettled(&self) -> u64 {
-        let settled = self.settled.load(Ordering::Acquire);
-        self.removed.load(Ordering::Acquire).saturating_sub(settled)
-    }
-
-    /// Unlinks a message; one that is gone already is no error.
+    /// Unlinks a message, durably; one that is gone already is no error.
     pub(crate) fn remove(&self, id: Id) -> io::Result<()> {
-        match unlinkat(
-            &self.fd,
-            id.to_string().as_str(),
-            UnlinkatFlags::NoRemoveDir,
-        ) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        self.removed.fetch_add(1, Ordering::AcqRel);
-        if self.unsettled() >= UNSETTLED {
-            self.sync()
-        } else {
-            Ok(())
+        let name = id.to_string();
+        match unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => self.sync(),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
     }
 
@@ -126,9 +109,30 @@ impl Folder {
         }
         std::fs::rename(self.path.join(&name), &to)?;
         File::open(&corrupt)?.sync_all()?;
-        self.fd.sync_all()?;
+        self.sync()?;
         Ok(to)
     }
+}
+
+impl std::fmt::Debug for Folder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Folder")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One sync, and its outcome for everybody who waits for it.
+fn sync_for(folder: &File, wanted: &[()]) -> Vec<io::Result<()>> {
+    let outcome = folder.sync_all();
+    let one = |()| match &outcome {
+        Ok(()) => Ok(()),
+        Err(error) => Err(match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
+        }),
+    };
+    wanted.iter().copied().map(one).collect()
 }
 
 /// Makes a folder and its parents, 0700, each name synced.

@@ -11,11 +11,11 @@
 //!    now the client is told `250`.
 //! 6. `ID` with some recipients `done` (see [`Queued`]): each is recorded in place and synced before the
 //!    next step, so a crash repeats at most what was under way.
-//! 7. Everybody is `done`, recorded and synced like the rest, and then `ID` is unlinked. A crash of the
-//!    process cannot undo that; a power cut can bring the file back, finished: the next start removes it.
-//! 8. The folder is synced after that, so that a removal is forgotten seldom: every accepted message syncs it
-//!    anyway; 32 removals without such a sync make one, and so does a pause in the work
-//!    ([`Spool::settle`]).
+//! 7. Everybody is served: `ID` is unlinked. That is the record of the last ones. A crash of the process
+//!    cannot undo it; until state 8 a power cut can.
+//! 8. The folder is synced, before the next step.
+//!
+//! Threads that want the folder synced at the same moment, for 5 or for 8, share one sync.
 //!
 //! On any error `accept` takes its file away again, whatever the state. A failed fsync is never tried a
 //! second time: the kernel may have dropped the data and would call the second one a success.
@@ -202,15 +202,6 @@ impl Spool {
             }
         }
         Ok(())
-    }
-
-    /// Makes removals proof against a power cut too; for when there is nothing more urgent to do.
-    pub fn settle(&self) -> io::Result<()> {
-        if self.folder.unsettled() > 0 {
-            self.folder.sync()
-        } else {
-            Ok(())
-        }
     }
 
     /// Reads a message's envelope. `None`: it has vanished, or it was damaged and is in `corrupt/` now; both

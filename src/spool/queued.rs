@@ -4,7 +4,7 @@
 //! writes only its own recipients' fields, and one of them at the end the number of tries.
 //!
 //! A recipient is finished by a state and an answer written in place and an fdatasync. When everybody is
-//! finished the file is unlinked, which spares the last of these (states 7 and 8 of `spool.rs`).
+//! finished the file is unlinked, which spares the last of these (states 7 and 8 of `spool/mod.rs`).
 
 use super::folder::Folder;
 use super::format::{self, Envelope, Fault};
@@ -184,9 +184,8 @@ impl Queued {
         Ok(())
     }
 
-    /// Everybody is finished, and recorded so: the file goes. A power cut that comes soon may bring it back; then it
-    /// is found to be finished, and goes again.
-    pub fn remove(self) -> io::Result<()> {
+    /// Everybody is served: the file goes, durably, and that is the record of those who were not recorded before.
+    pub fn remove(&self) -> io::Result<()> {
         self.folder.remove(self.id)
     }
 }
@@ -202,9 +201,10 @@ pub(crate) fn read_envelope(
         return Err(damaged(&"it is not a regular file"));
     }
     let mut head = Vec::new();
+    let length = usize::try_from(status.len()).unwrap_or(usize::MAX);
     let mut want = FIRST_READ;
     let envelope = loop {
-        let whole = !read_up_to(file, &mut head, want)?;
+        let whole = !read_up_to(file, &mut head, want.min(length))? || want >= length;
         match format::parse(&head) {
             Ok(envelope) => break envelope,
             Err(Fault::Unfinished) if !whole && want < format::MAX_ENVELOPE => want *= 4,
