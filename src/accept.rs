@@ -299,7 +299,11 @@ fn serve<H: Handler>(
     peer: SocketAddr,
 ) {
     let settings = handler.settings();
-    let client = Client::new(peer, stream.local_addr().unwrap_or(door));
+    let local = match door.ip().is_unspecified() {
+        true => stream.local_addr().unwrap_or(door),
+        false => door,
+    };
+    let client = Client::new(peer, local);
     match doors.clients.enter(stream, client.peer.ip(), &settings) {
         Ok(place) => {
             let connection = place.connection();

@@ -82,14 +82,19 @@ impl Stream for &TcpStream {
 /// the looks. A client that answers at once, as programs do, is so served without a sleep and a wake-up, which cost
 /// more than the command itself; on a busy machine one look takes longer than that, and there are no more.
 pub(crate) fn read<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
+    match look(stream, buf) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => stream.read(buf),
+        other => other,
+    }
+}
+
+/// The first half of [`read`]: an error of kind `WouldBlock` if nothing came.
+fn look<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
     let until = Instant::now() + LOOK;
     loop {
         match stream.read_now(buf) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {}
             other => return other,
-        }
-        if Instant::now() >= until {
-            return stream.read(buf);
         }
         thread::yield_now();
     }
@@ -226,12 +231,19 @@ impl<S: Stream> Wire<S> {
         self.input = Vec::new();
         let mut dropped = [0; FIRST_READ];
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.stream.set_read_timeout(left).is_err() {
-                return;
-            }
-            match read(&mut self.stream, &mut dropped) {
-                Ok(n) if n > 0 => {}
+            // A client that has what it wanted is gone at once: no system call for a timeout.
+            let read = match look(&mut self.stream, &mut dropped) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() || self.stream.set_read_timeout(left).is_err() {
+                        return;
+                    }
+                    self.stream.read(&mut dropped)
+                }
+                other => other,
+            };
+            match read {
+                Ok(n) if n > 0 && Instant::now() < deadline => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 _ => return,
             }

@@ -284,7 +284,7 @@ def median_row(name, rounds, servers, measure):
 
 def throughput(options, folder):
     rows = {
-        "20 sessions, 1 kB, kept": (20, 10000, 1000, "-d"),
+        "20 sessions, 1 kB, kept": (20, 20000, 1000, "-d"),
         "1 session, 1 kB, kept": (1, 4000, 1000, "-d"),
         "20 sessions, 1 kB, reconnecting": (20, 10000, 1000),
         "4 sessions, 1 MB, kept": (4, 200, 1000000, "-d"),
