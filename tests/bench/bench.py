@@ -198,7 +198,7 @@ virtual_minimum_uid = 1
 virtual_mailbox_limit = 0
 message_size_limit = 0
 mailbox_size_limit = 0
-default_process_limit = 100
+default_process_limit = 300
 smtpd_client_connection_count_limit = 0
 relayhost = {f"[{SINK}]:{PORT}" if relay else ""}
 smtp_bind_address = {host}
@@ -428,7 +428,7 @@ def picture(options, folder):
             speed[server.name].append(
                 statistics.median(rate(server, number, messages, 1000, "-d") for _ in range(options.rounds))
             )
-            held = [socket.create_connection((server.host, PORT)) for _ in range(number)]
+            held = [socket.create_connection((server.host, PORT), PATIENCE) for _ in range(number)]
             for client in held:
                 client.recv(4)
             memory[server.name].append(pss_kib(server.pids()) / 1024)

@@ -15,6 +15,7 @@ mod ledger;
 mod letter;
 mod limits;
 mod load;
+mod order;
 mod shortage;
 mod sink;
 mod strace;

@@ -1,6 +1,7 @@
 //! Faults and signals put into the daemon's system calls by strace.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::daemon::{Daemon, PATIENCE, Setup, wait_until};
@@ -33,23 +34,26 @@ impl Fault {
     /// `inject` as strace has it: `fdatasync:error=EIO`. `path`: only calls that concern this file.
     pub fn begin(daemon: &Daemon, inject: &str, path: Option<&str>) -> Fault {
         let calls = inject.split(':').next().unwrap();
-        let mut command = Command::new("strace");
-        command.args([
-            "-f",
-            "-o",
-            "/dev/null",
-            "-p",
-            &daemon.child.id().to_string(),
-        ]);
-        command.args([
-            "-e",
-            &format!("trace={calls}"),
-            "-e",
-            &format!("inject={inject}"),
-        ]);
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={inject}"));
+        let mut args = vec!["-o", "/dev/null", "-e", &trace, "-e", &inject];
         if let Some(path) = path {
-            command.args(["-P", path]);
+            args.extend(["-P", path]);
         }
+        Fault::attach(daemon, &args)
+    }
+
+    /// No fault, but a list of `calls`, with the paths of descriptors, in `file`; whole when dropped.
+    pub fn none(daemon: &Daemon, calls: &str, file: &Path) -> Fault {
+        let trace = format!("trace={calls}");
+        let file = file.to_str().unwrap();
+        Fault::attach(daemon, &["-y", "-s", "60", "-e", &trace, "-o", file])
+    }
+
+    fn attach(daemon: &Daemon, args: &[&str]) -> Fault {
+        let mut command = Command::new("strace");
+        command
+            .args(["-f", "-p", &daemon.child.id().to_string()])
+            .args(args);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("strace");
         let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
