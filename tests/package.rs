@@ -28,6 +28,7 @@ fn the_package_is_whole_and_lean() {
         "src/main.rs",
         "tests/common/daemon.rs",
         "tests/package.rs",
+        "tests/bench/clients.svg",
         "tests/transcripts/helo.txt",
     ] {
         assert!(files.contains(&wanted), "{wanted} is missing: {list}");
@@ -35,7 +36,7 @@ fn the_package_is_whole_and_lean() {
     let kept_out = [
         ".ci/",
         "target/",
-        "tests/bench/",
+        "tests/bench/bench.py",
         "tests/fuzz/",
         "tests/loom/",
     ];

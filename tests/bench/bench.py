@@ -423,11 +423,13 @@ def picture(options, folder):
     speed = {server.name: [] for server in servers}
     memory = {server.name: [] for server in servers}
     for number in clients:
+        rates = {server.name: [] for server in servers}
+        for _ in range(options.rounds):
+            for server in servers:
+                many = 1000 if isinstance(server, Postfix) else 5000
+                rates[server.name].append(rate(server, number, max(number, int(many * options.scale)), 1000, "-d"))
         for server in servers:
-            messages = max(number, int((1000 if isinstance(server, Postfix) else 5000) * options.scale))
-            speed[server.name].append(
-                statistics.median(rate(server, number, messages, 1000, "-d") for _ in range(options.rounds))
-            )
+            speed[server.name].append(statistics.median(rates[server.name]))
             held = [socket.create_connection((server.host, PORT), PATIENCE) for _ in range(number)]
             for client in held:
                 client.recv(4)
@@ -440,6 +442,12 @@ def picture(options, folder):
     print(f"drawn: {options.svg}")
 
 
+def ceiling(value):
+    """The next round number of which a quarter is round too."""
+    unit = 10 ** (len(str(int(value))) - 1)
+    return next(step * unit for step in (1, 2, 4, 6, 8, 12) if step * unit >= value)
+
+
 def draw(clients, speed, memory):
     width, height, gap, left, top = 360, 260, 90, 70, 50
     colours = {"smtpd788": "#c0392b", "smtp-sink": "#7f8c8d", "postfix": "#2471a3"}
@@ -450,7 +458,7 @@ def draw(clients, speed, memory):
     for chart, (title, figures) in enumerate(
         (("messages a second (1 kB, kept connections)", speed), ("memory in MiB (PSS), that many clients connected", memory))
     ):
-        x0, most = left + chart * (width + gap), max(max(v) for v in figures.values()) * 1.1
+        x0, most = left + chart * (width + gap), ceiling(max(max(v) for v in figures.values()))
         out.append(f'<text x="{x0}" y="{top - 20}" font-size="14">{title}</text>')
         for part in range(5):
             y = top + height - height * part / 4
