@@ -26,6 +26,8 @@ const BUFFER_MAX: usize = 64 * 1024;
 const REPLIES: usize = 256;
 /// How long a read looks for input before it sleeps.
 const LOOK: Duration = Duration::from_micros(60);
+/// A peer that answers within this time is near.
+const NEAR: Duration = Duration::from_millis(1);
 /// Replies waiting for company are sent at this many octets, whatever comes.
 const REPLIES_MAX: usize = 4 * 1024;
 
@@ -78,17 +80,43 @@ impl Stream for &TcpStream {
     }
 }
 
-/// Reads, and sleeps if need be; but first looks again for [`LOOK`], giving the processor to whoever wants it between
-/// the looks. A client that answers at once, as programs do, is so served without a sleep and a wake-up, which cost
-/// more than the command itself; on a busy machine one look takes longer than that, and there are no more.
-pub(crate) fn read<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
-    match look(stream, buf) {
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => stream.read(buf),
-        other => other,
+/// Reads from a peer that may be near.
+///
+/// One on the same machine or network answers at once, and is served without a sleep and a wake-up, which cost more
+/// than the command itself: the reader looks for [`LOOK`] whether something has come, giving way to the daemon's other
+/// threads between the looks, before it sleeps. (On a busy machine one look takes longer than that, and there are no
+/// more.) A peer whose answer took longer than [`NEAR`] is not looked for the next time.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    near: bool,
+}
+
+impl Default for Reader {
+    fn default() -> Reader {
+        Reader { near: true }
     }
 }
 
-/// The first half of [`read`]: an error of kind `WouldBlock` if nothing came.
+impl Reader {
+    /// Reads once; sleeps if need be.
+    ///
+    /// # Errors
+    /// What the stream reports.
+    pub(crate) fn read<S: Stream>(&mut self, stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
+        let begun = Instant::now();
+        if self.near {
+            match look(stream, buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+        let read = stream.read(buf);
+        self.near = begun.elapsed() < NEAR;
+        read
+    }
+}
+
+/// Looks for input without sleeping: an error of kind `WouldBlock` if nothing came.
 fn look<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
     let until = Instant::now() + LOOK;
     loop {
@@ -108,6 +136,7 @@ pub struct Wire<S> {
     start: usize,
     end: usize,
     replies: Vec<u8>,
+    reader: Reader,
     read_timeout: Duration,
     write_timeout: Duration,
 }
@@ -121,6 +150,7 @@ impl<S: Stream> Wire<S> {
             start: 0,
             end: 0,
             replies: Vec::new(),
+            reader: Reader::default(),
             read_timeout: timeout,
             write_timeout: timeout,
         }
@@ -261,7 +291,7 @@ impl<S: Stream> Wire<S> {
     fn read(&mut self) -> io::Result<usize> {
         if self.input.is_empty() {
             let mut first = [0; FIRST_READ];
-            let n = read(&mut self.stream, &mut first)?;
+            let n = self.reader.read(&mut self.stream, &mut first)?;
             if n > 0 {
                 self.input.resize(BUFFER, 0);
                 self.input[..n].copy_from_slice(&first[..n]);
@@ -278,7 +308,8 @@ impl<S: Stream> Wire<S> {
             let size = (self.input.len() * 2).min(BUFFER_MAX);
             self.input.resize(size.max(self.end + BUFFER), 0);
         }
-        let n = read(&mut self.stream, &mut self.input[self.end..])?;
+        let buffer = &mut self.input[self.end..];
+        let n = self.reader.read(&mut self.stream, buffer)?;
         self.end += n;
         if self.end == self.input.len() && self.input.len() < BUFFER_MAX {
             self.input.resize(self.input.len() * 2, 0); // it sends more than fits: read larger pieces
@@ -287,9 +318,10 @@ impl<S: Stream> Wire<S> {
     }
 }
 
-/// Whether a timeout is worth a system call: not while it is within a sixteenth of the right one.
+/// Whether a timeout is worth a system call: not while it is the right one, or longer by a sixteenth of it at most. A
+/// shorter one would end a wait before its time.
 pub(crate) fn differs(set: Duration, wanted: Duration) -> bool {
-    set.abs_diff(wanted) > wanted / 16
+    set < wanted || set - wanted > wanted / 16
 }
 
 #[cfg(test)]
@@ -404,6 +436,77 @@ mod tests {
         );
         wire.fill(WAIT, Instant::now() + WAIT / 2).unwrap();
         assert_eq!(script.timeouts.borrow().len(), 1);
+    }
+
+    #[test]
+    fn a_timeout_may_be_a_little_too_long_and_never_too_short() {
+        let seconds = Duration::from_secs;
+        for (set, wanted, call) in [
+            (300, 300, false),
+            (300, 290, false),
+            (300, 280, true),
+            (290, 300, true),
+            (0, 300, true),
+        ] {
+            assert_eq!(
+                differs(seconds(set), seconds(wanted)),
+                call,
+                "{set} {wanted}"
+            );
+        }
+        assert!(differs(WAIT - Duration::from_millis(2), WAIT));
+    }
+
+    /// Nothing is there at first; a read that sleeps takes as long as it is told.
+    struct Sleepy {
+        sleep: Duration,
+        looks: usize,
+    }
+
+    impl Read for Sleepy {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            thread::sleep(self.sleep);
+            Ok(1)
+        }
+    }
+
+    impl Write for Sleepy {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Stream for Sleepy {
+        fn set_read_timeout(&self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+        fn set_write_timeout(&self, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+        fn read_now(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.looks += 1;
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        fn write_last(&mut self, buf: &[u8]) -> io::Result<usize> {
+            Ok(buf.len())
+        }
+        fn end_writing(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_far_is_not_looked_for() {
+        let (sleep, looks) = (NEAR * 2, 0);
+        let (mut stream, mut reader) = (Sleepy { sleep, looks }, Reader::default());
+        reader.read(&mut stream, &mut [0]).unwrap();
+        let looks = stream.looks;
+        assert!(looks > 0, "it is not known at first");
+        reader.read(&mut stream, &mut [0]).unwrap();
+        assert_eq!(stream.looks, looks);
     }
 
     #[test]

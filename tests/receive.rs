@@ -351,3 +351,27 @@ fn a_log_that_nobody_reads_does_not_stop_the_mail() {
     assert_eq!(messages(&daemon.read("john/mbox")).len(), 310);
     assert!(!ended(&daemon));
 }
+
+/// Lines that leave together are many here: none may be lost while somebody reads.
+#[test]
+fn a_message_to_very_many_is_logged_whole() {
+    const MANY: usize = 3_000;
+    let folder = "/a-folder-with-a-name-that-makes-each-line-longer".repeat(3);
+    let setup = Setup::with(&format!("MAX_RECIPIENTS = {MANY}\n"));
+    let users: Vec<String> = (0..MANY)
+        .map(|n| format!("user{n}:{{dir}}{folder}/all\n"))
+        .collect();
+    let daemon = setup.users(&users.concat()).start();
+    let mut client = daemon.greeted();
+    client.command("MAIL FROM:<a@client.test>", "250");
+    for some in (0..MANY).collect::<Vec<_>>().chunks(100) {
+        let rcpt = |n: &usize| format!("RCPT TO:<user{n}@mail.example>\r\n");
+        client.send(some.iter().map(rcpt).collect::<String>());
+        some.iter().for_each(|_| drop(client.expect("250")));
+    }
+    client.command("DATA", "354");
+    client.command("Subject: x\r\n\r\nhello\r\n.", "250 OK id=");
+    daemon.wait_for_count("INFO  delivered ", MANY);
+    assert_eq!(daemon.matching("accepted ").len(), 1);
+    assert_eq!(daemon.matching("lost").len(), 0);
+}

@@ -32,6 +32,9 @@ use line::write_line;
 /// Without RUST_LOG: our own events, and of other crates only what they call an error.
 const FILTER: &str = "error,smtpd788=info";
 
+/// Lines that are held leave when they are so many octets: far below what the desk takes.
+const PORTION: usize = 16 * 1024;
+
 static FRONT: OnceLock<Front<io::Stdout>> = OnceLock::new();
 
 thread_local! {
@@ -57,7 +60,7 @@ pub fn init() {
     }
 }
 
-/// What `work` logs on this thread leaves in one write, at its end.
+/// What `work` logs on this thread leaves in one write, at its end; very much of it in several.
 pub(crate) fn together<T>(work: impl FnOnce() -> T) -> T {
     struct Release<'a>(&'a Front<io::Stdout>);
     impl Drop for Release<'_> {
@@ -92,19 +95,20 @@ impl<F: AsFd + Send + Sync> ::log::Log for Front<F> {
         if !self.filter.matches(record) {
             return;
         }
-        let mut held = HELD.take();
-        let write = |lines: &mut String| {
-            write_line(lines, SystemTime::now(), record.level(), record.args());
-        };
-        match &mut held {
-            Some(lines) => write(lines),
-            None => {
-                let mut line = String::new();
-                write(&mut line);
-                self.desk.take(line.as_bytes());
+        let mut line = String::new();
+        write_line(&mut line, SystemTime::now(), record.level(), record.args());
+        // A thread that is ending holds nothing any more.
+        match HELD.try_with(Cell::take).ok().flatten() {
+            Some(mut lines) if lines.len() < PORTION => {
+                lines.push_str(&line);
+                HELD.set(Some(lines));
             }
+            Some(lines) => {
+                self.desk.take(lines.as_bytes());
+                HELD.set(Some(line));
+            }
+            None => self.desk.take(line.as_bytes()),
         }
-        HELD.set(held);
     }
 
     fn flush(&self) {

@@ -1,7 +1,7 @@
 //! A TCP connection to a next hop: commands out, replies in, every wait with a deadline, nothing unbounded.
 //!
 //! The hop is a peer like any other and may be hostile. A reply has one deadline for the whole of it, however slowly
-//! it drips; its size is bounded by [`ReplyReader`]. A reply that comes before it was asked for would be taken for the
+//! it drips (and may overrun it by a sixteenth); its size is bounded by [`ReplyReader`]. A reply that comes before it was asked for would be taken for the
 //! answer to the next command, at worst for the `250` of a message that nobody took; so before a command, and before
 //! the end of mail data, the line must be silent.
 //!
@@ -9,7 +9,7 @@
 //! cut there, nobody knows whether the message arrived.
 
 use crate::smtp::reply::{RemoteReply, ReplyError, ReplyReader};
-use crate::wire::{self, differs};
+use crate::wire::{Reader, differs};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
@@ -52,6 +52,7 @@ pub(super) struct Link {
     timeout: Duration,
     /// Read and not used yet.
     input: Vec<u8>,
+    reader: Reader,
     /// What the stream's own timeouts are now.
     read_timeout: Duration,
     write_timeout: Duration,
@@ -94,6 +95,7 @@ impl Link {
             shared,
             timeout,
             input: Vec::new(),
+            reader: Reader::default(),
             read_timeout: Duration::ZERO,
             write_timeout: Duration::ZERO,
         })
@@ -133,7 +135,7 @@ impl Link {
                 self.read_timeout = left;
             }
             let mut buffer = [0; INPUT];
-            match wire::read(&mut stream, &mut buffer) {
+            match self.reader.read(&mut stream, &mut buffer) {
                 Ok(0) => return Err(self.closed()),
                 Ok(n) => self.input.extend_from_slice(&buffer[..n]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

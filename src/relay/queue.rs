@@ -213,7 +213,7 @@ fn begin<O: Outside>(crew: &Crew<O>, id: Id) {
         }
     };
     if queued.is_finished() {
-        // A crash came between the last record and the unlink.
+        // It could not be removed when its last recipient was recorded.
         if let Err(e) = queued.remove() {
             log::error!("spool: cannot remove a finished message id={id}: {e}");
         }

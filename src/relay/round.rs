@@ -255,7 +255,9 @@ impl<O: Outside> Crew<O> {
         if all_finished {
             if let Err(e) = queued.remove() {
                 // Should it be there still, the next start finds it, finished.
-                log::error!("spool: cannot remove a finished message id={id}: {e}");
+                log::error!(
+                    "spool: cannot remove, or not durably, a finished message id={id}: {e}"
+                );
                 self.record(&mut queued, &done);
             }
             return self.desk.board().plan.forget(id);

@@ -1,6 +1,6 @@
 //! The folder of the spool: made, locked, its names told apart, its entries made durable and removed.
 //!
-//! Which states a file goes through is told in `spool.rs`; here is what they are made of. All errors are
+//! Which states a file goes through is told in `spool/mod.rs`; here is what they are made of. All errors are
 //! returned.
 
 use crate::commit::{Abandoned, Commit};
@@ -15,16 +15,23 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The folder by path, for people, and by descriptor, for us.
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
     pub(crate) fd: Arc<File>,
     /// Threads that want the folder synced at the same moment share one sync.
-    syncs: Commit<(), io::Result<()>, SyncFolder>,
+    syncs: Commit<Before, io::Result<()>, SyncFolder>,
+    /// Syncs that failed.
+    failed: Arc<AtomicU64>,
 }
 
-type SyncFolder = Box<dyn Fn(Vec<()>) -> Vec<io::Result<()>> + Send + Sync>;
+type SyncFolder = Box<dyn Fn(Vec<Before>) -> Vec<io::Result<()>> + Send + Sync>;
+
+/// How many syncs of the folder had failed at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before(u64);
 
 /// What a name in the folder is.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,25 +66,33 @@ impl Folder {
     /// Opens a folder that is there.
     pub(crate) fn open(dir: &Path) -> io::Result<Folder> {
         let fd = Arc::new(File::open(dir)?);
-        let its = Arc::clone(&fd);
+        let failed = Arc::<AtomicU64>::default();
+        let (its, failures) = (Arc::clone(&fd), Arc::clone(&failed));
+        let sync = move |waiting: Vec<Before>| outcomes(its.sync_all(), &failures, &waiting);
         Ok(Folder {
             path: dir.to_owned(),
             fd,
-            syncs: Commit::new(Box::new(move |wanted| sync_for(&its, &wanted))),
+            syncs: Commit::new(Box::new(sync)),
+            failed,
         })
     }
 
-    /// Makes the names in it durable, and removals.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        let synced = self.syncs.submit(());
+    /// To be asked for before a change of names, for [`sync`](Folder::sync) after it.
+    pub(crate) fn before(&self) -> Before {
+        Before(self.failed.load(Ordering::SeqCst))
+    }
+
+    /// Makes names durable, and removals: those since `before`.
+    pub(crate) fn sync(&self, before: Before) -> io::Result<()> {
+        let synced = self.syncs.submit(before);
         synced.unwrap_or_else(|Abandoned| Err(io::Error::other("the sync panicked")))
     }
 
     /// Unlinks a message, durably; one that is gone already is no error.
     pub(crate) fn remove(&self, id: Id) -> io::Result<()> {
-        let name = id.to_string();
+        let (name, before) = (id.to_string(), self.before());
         match unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) => self.sync(),
+            Ok(()) => self.sync(before),
             Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -107,9 +122,10 @@ impl Folder {
                 Ok(_) => to = corrupt.join(format!("{name}.{n}")),
             }
         }
+        let before = self.before();
         std::fs::rename(self.path.join(&name), &to)?;
         File::open(&corrupt)?.sync_all()?;
-        self.sync()?;
+        self.sync(before)?;
         Ok(to)
     }
 }
@@ -122,17 +138,22 @@ impl std::fmt::Debug for Folder {
     }
 }
 
-/// One sync, and its outcome for everybody who waits for it.
-fn sync_for(folder: &File, wanted: &[()]) -> Vec<io::Result<()>> {
-    let outcome = folder.sync_all();
-    let one = |()| match &outcome {
-        Ok(()) => Ok(()),
+/// The outcome of one sync for each who waits for it. The system reports a failure once; so who made his change before
+/// one that came meanwhile has failed too, whatever the sync after it says.
+fn outcomes(synced: io::Result<()>, failed: &AtomicU64, waiting: &[Before]) -> Vec<io::Result<()>> {
+    if synced.is_err() {
+        failed.fetch_add(1, Ordering::SeqCst);
+    }
+    let failures = failed.load(Ordering::SeqCst);
+    let one = |Before(seen): &Before| match &synced {
+        Ok(()) if *seen == failures => Ok(()),
+        Ok(()) => Err(Errno::EIO.into()),
         Err(error) => Err(match error.raw_os_error() {
             Some(code) => io::Error::from_raw_os_error(code),
             None => io::Error::new(error.kind(), error.to_string()),
         }),
     };
-    wanted.iter().copied().map(one).collect()
+    waiting.iter().map(one).collect()
 }
 
 /// Makes a folder and its parents, 0700, each name synced.
@@ -189,6 +210,26 @@ pub(crate) fn lock(dir: &Path) -> Result<File, SpoolError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_sync_fails_for_all_that_it_was_to_cover() {
+        let failed = AtomicU64::new(0);
+        let early = Before(failed.load(Ordering::SeqCst));
+        let ends = |synced, waiting: &[Before]| -> Vec<Option<i32>> {
+            let outcomes = outcomes(synced, &failed, waiting);
+            let code = |outcome: io::Result<()>| outcome.err().and_then(|e| e.raw_os_error());
+            outcomes.into_iter().map(code).collect()
+        };
+        let enospc = io::Error::from_raw_os_error(Errno::ENOSPC as i32);
+        let code = Some(Errno::ENOSPC as i32);
+        assert_eq!(ends(Err(enospc), &[early, early]), [code, code]);
+        // One that came while that sync ran, with another that came after it.
+        let late = Before(failed.load(Ordering::SeqCst));
+        assert_eq!(
+            ends(Ok(()), &[early, late]),
+            [Some(Errno::EIO as i32), None]
+        );
+    }
 
     #[test]
     fn names_are_told_apart() {

@@ -153,6 +153,7 @@ impl Spool {
             Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
             Err(errno) => return Err(errno.into()),
         }
+        let before = self.folder.before();
         renameat(
             &self.folder.fd,
             new.as_str(),
@@ -160,7 +161,7 @@ impl Spool {
             name.as_str(),
         )?;
         undo.name = Some(name);
-        self.folder.sync()?;
+        self.folder.sync(before)?;
         undo.name = None;
         Ok(())
     }

@@ -102,7 +102,7 @@ fn draw(entries: &[Entry], now: SystemTime) -> String {
         }
         waiting += rows.len() - before;
         if rows.len() == before {
-            // A daemon was killed between the last record and the unlink.
+            // It could not be removed when its last recipient was recorded.
             let [id, age, size, next, from] = message;
             rows.push([id, age, size, next, from, "nobody".into(), String::new()]);
         }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -12,6 +13,7 @@ use crate::letter;
 pub struct Sink {
     pub addr: SocketAddr,
     taken: Arc<Mutex<Vec<u64>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Sink {
@@ -21,12 +23,17 @@ impl Sink {
         let sink = Sink {
             addr: listener.local_addr().unwrap(),
             taken: Arc::default(),
+            connections: Arc::default(),
         };
         let all = sink.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let one = all.clone();
-                thread::spawn(move || one.serve(&stream));
+                one.connections.fetch_add(1, Ordering::SeqCst);
+                thread::spawn(move || {
+                    one.serve(&stream);
+                    one.connections.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         sink
@@ -34,6 +41,11 @@ impl Sink {
 
     pub fn taken(&self) -> Vec<u64> {
         self.taken.lock().unwrap().clone()
+    }
+
+    /// How many are connected.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     fn serve(&self, stream: &TcpStream) -> Option<()> {
