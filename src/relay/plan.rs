@@ -39,6 +39,8 @@ pub struct Plan<F> {
     /// Whether the spool has been read to its end; if not, whether all that is still found is due at once.
     is_read: bool,
     hurry: bool,
+    /// Messages whose round was under way when all was to be due at once.
+    hurried: HashSet<Id>,
     /// The destinations, with the messages in their queues.
     pub sites: Sites,
 }
@@ -67,6 +69,7 @@ impl<F> Default for Plan<F> {
             rounds: HashMap::new(),
             is_read: false,
             hurry: false,
+            hurried: HashSet::new(),
             sites: Sites::default(),
         }
     }
@@ -124,6 +127,7 @@ impl<F> Plan<F> {
         now: Millis,
         limits: &Limits,
     ) -> Option<Millis> {
+        self.hurried.remove(&id);
         let mut parts = 0;
         let mut again: Option<Millis> = None;
         for destination in to {
@@ -216,17 +220,24 @@ impl<F> Plan<F> {
     /// The round is closed: again at `due`.
     pub fn schedule(&mut self, id: Id, due: Millis) {
         self.known.insert(id);
+        let due = if self.hurried.remove(&id) { 0 } else { due };
         self.waiting.insert((due, id));
     }
 
     /// The round is closed, and the message gone.
     pub fn forget(&mut self, id: Id) {
         self.known.remove(&id);
+        self.hurried.remove(&id);
     }
 
-    /// Everything that waits is due now, also what is found later; back-offs are forgotten.
+    /// Everything that waits is due now, also what is found later, and what is under way, should its try fail;
+    /// back-offs are forgotten.
     pub fn retry_all(&mut self) {
         self.hurry = !self.is_read;
+        self.hurried.clone_from(&self.known);
+        for id in self.waiting.iter().map(|(_, id)| id).chain(&self.fresh) {
+            self.hurried.remove(id);
+        }
         self.sites.forget_back_offs();
         self.waiting = std::mem::take(&mut self.waiting)
             .into_iter()

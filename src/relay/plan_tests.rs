@@ -355,6 +355,21 @@ fn retrying_all_forgets_every_wait() {
 }
 
 #[test]
+fn a_retry_of_all_counts_once_for_what_is_under_way() {
+    let mut plan = begun(&[(1, &["slow"])]);
+    take(&mut plan);
+    plan.retry_all();
+    plan.sites.leave(&host("slow"), true, &LIMITS);
+    plan.end_part(id(1), vec![], Some(100_000), true);
+    plan.schedule(id(1), 100_000);
+    assert_eq!(plan.due(1), Some(id(1)), "asked for while it was tried");
+    assert_eq!(plan.begin(id(1), vec![host("slow")], 1, &LIMITS), None);
+    plan.end_part(id(1), vec![], Some(100_000), true);
+    plan.schedule(id(1), 100_000);
+    assert_eq!(plan.due(1), None, "and not again");
+}
+
+#[test]
 fn a_retry_of_all_counts_for_what_is_not_found_yet() {
     let mut plan = Plan::<u32>::default();
     plan.found(id(1), 500);
