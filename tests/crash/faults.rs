@@ -111,7 +111,7 @@ pub fn johns(daemon: &Daemon) -> Vec<u64> {
     letter::letters(&daemon.read("john/mbox")).unwrap()
 }
 
-/// Until the spool is empty. A message whose try is under way hears nothing of a signal, so there are several.
+/// Until the spool is empty. A fault may end after the first signal, so there are several.
 pub fn wait_until_delivered(daemon: &Daemon) {
     wait_until("the spool is empty", || {
         daemon.signal(nix::sys::signal::Signal::SIGUSR1);
