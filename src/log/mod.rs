@@ -9,7 +9,7 @@
 //! * A log that cannot be written never stops the mail. Errors are ignored. A reader that stalls is
 //!   waited for once, 1 s; then lines are dropped without waiting until it reads again, and the log
 //!   says how many were lost. Nothing here panics.
-//! * Lines that tell of one thing may leave in one write ([`together`]); none is held back for longer.
+//! * Lines that tell of one thing may leave in one write; none is held back for longer.
 //!
 //! What it cannot do: promise that a line arrived. Nothing may depend on it.
 
