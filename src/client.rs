@@ -20,7 +20,8 @@ use crate::smtp::data::DataReader;
 use crate::smtp::line::{LineEnd, LineReader, LineStep};
 use crate::smtp::reply::Reply;
 use crate::smtp::session::{Outcome, Session, Step, Transaction, Verdict};
-use crate::wire::{Stream, Wire};
+use crate::stream::Stream;
+use crate::wire::Wire;
 
 /// More trace lines than this in a header are a mail loop (RFC 5321 6.3 asks for 100 at least).
 const MAX_HOPS: usize = 100;

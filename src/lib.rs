@@ -94,6 +94,7 @@ pub mod server;
 pub mod smtp;
 #[doc(hidden)]
 pub mod spool;
+mod stream;
 #[doc(hidden)]
 pub mod system;
 mod wire;

@@ -6,16 +6,11 @@
 //!
 //! An idle client costs no buffer: the first octets are read into the stack and the buffer grows with the use.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsRawFd;
-use std::thread;
+use std::io;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::MsgFlags;
-use socket2::SockRef;
-
 use crate::smtp::reply::Reply;
+use crate::stream::{Reader, Stream, differs, look};
 
 /// The first read of a client goes through the stack; two full command lines fit.
 const FIRST_READ: usize = 1024;
@@ -24,109 +19,8 @@ const BUFFER: usize = 4 * 1024;
 const BUFFER_MAX: usize = 64 * 1024;
 /// Room for a few replies, in octets: all that a client that awaits each needs.
 const REPLIES: usize = 256;
-/// How long a read looks for input before it sleeps.
-const LOOK: Duration = Duration::from_micros(60);
-/// A peer that answers within this time is near.
-const NEAR: Duration = Duration::from_millis(1);
 /// Replies waiting for company are sent at this many octets, whatever comes.
 const REPLIES_MAX: usize = 4 * 1024;
-
-/// What a wire needs from its stream beyond reading and writing.
-pub trait Stream: Read + Write {
-    /// Bounds each following read; expiry is an error of kind `WouldBlock` or `TimedOut`.
-    ///
-    /// # Errors
-    /// What the system reports; never for a connected socket.
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()>;
-    /// Bounds each following write in the same way.
-    ///
-    /// # Errors
-    /// What the system reports; never for a connected socket.
-    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()>;
-    /// Reads what is there; an error of kind `WouldBlock` if nothing is.
-    ///
-    /// # Errors
-    /// What the system reports.
-    fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize>;
-    /// Writes what [`end_writing`](Stream::end_writing) follows at once, so that both may go in one packet.
-    ///
-    /// # Errors
-    /// What the system reports.
-    fn write_last(&mut self, buf: &[u8]) -> io::Result<usize>;
-    /// Tells the peer that nothing more will come.
-    ///
-    /// # Errors
-    /// What the system reports, for instance that the peer is gone.
-    fn end_writing(&self) -> io::Result<()>;
-}
-
-impl Stream for &TcpStream {
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        TcpStream::set_read_timeout(self, Some(timeout))
-    }
-    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        TcpStream::set_write_timeout(self, Some(timeout))
-    }
-    fn read_now(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let flags = MsgFlags::MSG_DONTWAIT;
-        nix::sys::socket::recv(self.as_raw_fd(), buf, flags).map_err(io::Error::from)
-    }
-    fn write_last(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let flags = nix::libc::MSG_MORE | nix::libc::MSG_NOSIGNAL;
-        SockRef::from(*self).send_with_flags(buf, flags)
-    }
-    fn end_writing(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Write)
-    }
-}
-
-/// Reads from a peer that may be near.
-///
-/// One on the same machine or network answers at once, and is served without a sleep and a wake-up, which cost more
-/// than the command itself: the reader looks for [`LOOK`] whether something has come, giving way to the daemon's other
-/// threads between the looks, before it sleeps. (On a busy machine one look takes longer than that, and there are no
-/// more.) A peer whose answer took longer than [`NEAR`] is not looked for the next time.
-#[derive(Debug)]
-pub(crate) struct Reader {
-    near: bool,
-}
-
-impl Default for Reader {
-    fn default() -> Reader {
-        Reader { near: true }
-    }
-}
-
-impl Reader {
-    /// Reads once; sleeps if need be.
-    ///
-    /// # Errors
-    /// What the stream reports.
-    pub(crate) fn read<S: Stream>(&mut self, stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
-        let begun = Instant::now();
-        if self.near {
-            match look(stream, buf) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
-            }
-        }
-        let read = stream.read(buf);
-        self.near = begun.elapsed() < NEAR;
-        read
-    }
-}
-
-/// Looks for input without sleeping: an error of kind `WouldBlock` if nothing came.
-fn look<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
-    let until = Instant::now() + LOOK;
-    loop {
-        match stream.read_now(buf) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {}
-            other => return other,
-        }
-        thread::yield_now();
-    }
-}
 
 /// A stream, its input buffer, and the replies that wait to be sent.
 #[derive(Debug)]
@@ -318,17 +212,12 @@ impl<S: Stream> Wire<S> {
     }
 }
 
-/// Whether a timeout is worth a system call: not while it is the right one, or longer by a sixteenth of it at most. A
-/// shorter one would end a wait before its time.
-pub(crate) fn differs(set: Duration, wanted: Duration) -> bool {
-    set < wanted || set - wanted > wanted / 16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::cell::RefCell;
     use std::collections::VecDeque;
+    use std::io::{Read, Write};
 
     /// A stream by script: each read gives the next piece; writes are kept, one entry a call.
     #[derive(Default)]
@@ -436,77 +325,6 @@ mod tests {
         );
         wire.fill(WAIT, Instant::now() + WAIT / 2).unwrap();
         assert_eq!(script.timeouts.borrow().len(), 1);
-    }
-
-    #[test]
-    fn a_timeout_may_be_a_little_too_long_and_never_too_short() {
-        let seconds = Duration::from_secs;
-        for (set, wanted, call) in [
-            (300, 300, false),
-            (300, 290, false),
-            (300, 280, true),
-            (290, 300, true),
-            (0, 300, true),
-        ] {
-            assert_eq!(
-                differs(seconds(set), seconds(wanted)),
-                call,
-                "{set} {wanted}"
-            );
-        }
-        assert!(differs(WAIT - Duration::from_millis(2), WAIT));
-    }
-
-    /// Nothing is there at first; a read that sleeps takes as long as it is told.
-    struct Sleepy {
-        sleep: Duration,
-        looks: usize,
-    }
-
-    impl Read for Sleepy {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            thread::sleep(self.sleep);
-            Ok(1)
-        }
-    }
-
-    impl Write for Sleepy {
-        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            Ok(buf.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Stream for Sleepy {
-        fn set_read_timeout(&self, _: Duration) -> io::Result<()> {
-            Ok(())
-        }
-        fn set_write_timeout(&self, _: Duration) -> io::Result<()> {
-            Ok(())
-        }
-        fn read_now(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            self.looks += 1;
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-        fn write_last(&mut self, buf: &[u8]) -> io::Result<usize> {
-            Ok(buf.len())
-        }
-        fn end_writing(&self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_peer_that_is_far_is_not_looked_for() {
-        let (sleep, looks) = (NEAR * 2, 0);
-        let (mut stream, mut reader) = (Sleepy { sleep, looks }, Reader::default());
-        reader.read(&mut stream, &mut [0]).unwrap();
-        let looks = stream.looks;
-        assert!(looks > 0, "it is not known at first");
-        reader.read(&mut stream, &mut [0]).unwrap();
-        assert_eq!(stream.looks, looks);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! cut there, nobody knows whether the message arrived.
 
 use crate::smtp::reply::{RemoteReply, ReplyError, ReplyReader};
-use crate::wire::{Reader, differs};
+use crate::stream::{Reader, differs};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
