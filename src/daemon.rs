@@ -67,7 +67,7 @@ impl Daemon {
         }
         let inbox = QueueHandle::default();
         let tell = inbox.clone();
-        let queued = move |id, to| tell.submit(id, to);
+        let queued = move |queued| tell.submit(queued);
         let post = Arc::new(PostOffice::new(
             config,
             mailboxes,

@@ -26,7 +26,7 @@ use crate::log::together;
 use crate::mailbox::{Copy, MailboxError, Mailboxes};
 use crate::message::{self, Body, Envelope, Id, Message};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
-use crate::spool::{NewEntry, Spool};
+use crate::spool::{NewEntry, Queued, Spool};
 use crate::system;
 
 /// Where mail for a forward-path goes.
@@ -50,24 +50,24 @@ struct InForce {
 }
 
 /// Is told of a new spool file.
-type Queued = dyn Fn(Id, Vec<ForwardPath>) + Send + Sync;
+type OnQueued = dyn Fn(Queued) + Send + Sync;
 
 /// The post office of one daemon; shared by the receiver and the queue.
 pub struct PostOffice {
     in_force: RwLock<InForce>,
     mailboxes: Mailboxes,
     spool: Arc<Spool>,
-    queued: Box<Queued>,
+    queued: Box<OnQueued>,
     listening: OnceLock<Vec<SocketAddr>>,
 }
 
 impl PostOffice {
-    /// `queued` is told of every new spool file, and whom it is for.
+    /// `queued` is given every new spool file.
     pub fn new(
         config: Config,
         mailboxes: Mailboxes,
         spool: Arc<Spool>,
-        queued: impl Fn(Id, Vec<ForwardPath>) + Send + Sync + 'static,
+        queued: impl Fn(Queued) + Send + Sync + 'static,
     ) -> PostOffice {
         PostOffice {
             in_force: RwLock::new(InForce::new(config)),
@@ -162,8 +162,9 @@ impl PostOffice {
         let Message { envelope, body } = message;
         let (id, body) = (envelope.id, Arc::new(body));
         let (local, remote) = sort(routes);
+        let mut in_the_spool = Vec::new();
         if !remote.is_empty() {
-            self.spool(id, &envelope, &remote, time_stamp, &body)?;
+            in_the_spool.push(self.spool(id, &envelope, &remote, time_stamp, &body)?);
         }
         let heading = message::mbox_heading(&envelope.from, envelope.received, time_stamp);
         let copy = Copy {
@@ -176,17 +177,18 @@ impl PostOffice {
             warn!("deferred id={id} mailbox={}: {error}", mbox.display());
             put_off.extend(local[*mbox].iter().cloned());
         }
-        let put_off_id = Id::new();
-        if !put_off.is_empty()
-            && let Err(error) = self.spool(put_off_id, &envelope, &put_off, time_stamp, &body)
-        {
-            if !remote.is_empty() {
-                self.spool.withdraw(id);
+        if !put_off.is_empty() {
+            match self.spool(Id::new(), &envelope, &put_off, time_stamp, &body) {
+                Ok(queued) => in_the_spool.push(queued),
+                Err(error) => {
+                    if !remote.is_empty() {
+                        self.spool.withdraw(id);
+                    }
+                    return Err(error);
+                }
             }
-            return Err(error);
         }
         let (Envelope { client, from, .. }, size) = (&envelope, body.len());
-        let in_the_spool = [(id, remote), (put_off_id, put_off)];
         together(|| {
             info!("accepted id={id} client={client} from={from} size={size}");
             let delivered = local.iter().filter(|(mbox, _)| !failed.contains_key(mbox));
@@ -195,17 +197,18 @@ impl PostOffice {
                     info!("delivered id={id} to={to} mailbox={}", mbox.display());
                 }
             }
-            for (file, recipients) in &in_the_spool {
-                for to in recipients {
-                    info!("queued id={file} to={to}{}", of(id, *file));
+            for file in &in_the_spool {
+                for recipient in &file.recipients {
+                    info!(
+                        "queued id={} to={}{}",
+                        file.id,
+                        recipient.to,
+                        of(id, file.id)
+                    );
                 }
             }
         });
-        for (file, recipients) in in_the_spool {
-            if !recipients.is_empty() {
-                (self.queued)(file, recipients);
-            }
-        }
+        in_the_spool.into_iter().for_each(&self.queued);
         Ok(())
     }
 
@@ -216,7 +219,7 @@ impl PostOffice {
         to: &[ForwardPath],
         time_stamp: &str,
         body: &Body,
-    ) -> io::Result<()> {
+    ) -> io::Result<Queued> {
         let entry = NewEntry {
             id,
             from: &envelope.from,

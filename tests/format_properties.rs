@@ -85,8 +85,9 @@ fn spool_file() -> impl Strategy<Value = (ReversePath, Slots, u32, Vec<u8>)> {
             let to: Vec<_> = recipients.iter().map(|(path, ..)| path.clone()).collect();
             let received = UNIX_EPOCH + Duration::from_millis(1_795_300_201_123);
             let id = Id::parse("0001f2e3d4c5b6a7").unwrap();
-            let mut bytes = format::envelope(id, &from, received, &to, size);
+            let (mut bytes, written) = format::envelope(id, &from, received, &to, size);
             let fresh = format::parse(&bytes).unwrap();
+            assert_eq!(written, fresh);
             let mut put =
                 |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
             put(fresh.tries_at, &format::tries_field(tries));

@@ -6,9 +6,9 @@ use smtpd788::spool::{self, NewEntry, Spool, SpoolError, State};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 const HEADING: &[u8] = b"Received: from a ([192.0.2.1]) by b with SMTP id x; now\n";
 
@@ -18,15 +18,17 @@ fn paths(to: &[&str]) -> Vec<ForwardPath> {
 
 fn accept(spool: &Spool, id: Id, to: &[&str], body: &Body) -> io::Result<()> {
     let from: ReversePath = "<john@example.org>".parse().unwrap();
-    spool.accept(&NewEntry {
-        id,
-        from: &from,
-        received: SystemTime::now(),
-        to: &paths(to),
-        heading: HEADING,
-        body,
-        next_try: SystemTime::now(),
-    })
+    spool
+        .accept(&NewEntry {
+            id,
+            from: &from,
+            received: SystemTime::now(),
+            to: &paths(to),
+            heading: HEADING,
+            body,
+            next_try: SystemTime::now(),
+        })
+        .map(drop)
 }
 
 fn stored(spool: &Spool, to: &[&str]) -> Id {
@@ -221,6 +223,125 @@ fn a_failed_acceptance_leaves_nothing() {
     )
     .unwrap_err();
     assert!(new.exists());
+}
+
+/// A message of `size` octets, and the inode of its file.
+fn sized(spool: &Spool, size: usize) -> (Id, u64) {
+    let id = Id::new();
+    let body = Body::from_bytes(vec![b'y'; size]);
+    accept(spool, id, &["<mary@example.net>"], &body).unwrap();
+    let read = content(&spool.load(id).unwrap().unwrap().body().unwrap());
+    assert_eq!(read, [HEADING, &vec![b'y'; size]].concat());
+    (id, fs::metadata(file(spool, id)).unwrap().ino())
+}
+
+/// Ends a message as the queue does. Whether there was no spare file before.
+fn retire(spool: &Spool, id: Id) -> bool {
+    let queued = spool.load(id).unwrap().unwrap();
+    queued.retire().map_err(|(_, error)| error).unwrap()
+}
+
+#[test]
+fn a_small_file_whose_message_is_finished_serves_the_next_ones() {
+    let temp = tempfile::tempdir().unwrap();
+    let spool = Spool::open(temp.path()).unwrap();
+    let (mut id, first) = sized(&spool, 500);
+    for size in [500, 3_000, 10, 0, 4_000] {
+        let old = id;
+        assert!(retire(&spool, old), "the first");
+        assert_eq!(names(temp.path()), [format!("{old}.new")]);
+        assert!(scan(&spool).is_empty());
+        assert_eq!(spool::table(temp.path()).unwrap(), None);
+        let inode;
+        (id, inode) = sized(&spool, size);
+        assert_eq!(inode, first, "{size}");
+        assert_eq!(names(temp.path()), [id.to_string()]);
+    }
+    // Two at a time need two; a large one needs its own, and is not kept.
+    let (other, second) = sized(&spool, 1);
+    assert_ne!(second, first);
+    assert!(retire(&spool, id) && !retire(&spool, other));
+    let (large, third) = sized(&spool, 100_000);
+    assert!(third != first && third != second);
+    assert!(!retire(&spool, large));
+    assert_eq!(names(temp.path()).len(), 2);
+    // The next start removes what a kill leaves, and an end leaves nothing.
+    let left = names(temp.path());
+    let kept = temp.path().join("kept");
+    fs::create_dir(&kept).unwrap();
+    for name in &left {
+        fs::copy(temp.path().join(name), kept.join(name)).unwrap();
+    }
+    drop(spool);
+    assert_eq!(names(temp.path()), ["kept"]);
+    drop(Spool::open(&kept).unwrap());
+    assert_eq!(names(&kept), [""; 0]);
+}
+
+#[test]
+fn a_spare_file_that_somebody_else_has_too_or_has_taken_is_not_written_over() {
+    let temp = tempfile::tempdir().unwrap();
+    let spool = Spool::open(temp.path()).unwrap();
+    let (linked, _) = sized(&spool, 100);
+    let (gone, _) = sized(&spool, 100);
+    let copy = tempfile::tempdir_in(temp.path().parent().unwrap()).unwrap();
+    let copy = copy.path().join("copy");
+    fs::hard_link(file(&spool, linked), &copy).unwrap();
+    let before = fs::read(&copy).unwrap();
+    retire(&spool, linked);
+    retire(&spool, gone);
+    fs::remove_file(temp.path().join(format!("{gone}.new"))).unwrap();
+    let (id, _) = sized(&spool, 200);
+    assert_eq!(names(temp.path()), [id.to_string()]);
+    assert_eq!(fs::read(&copy).unwrap(), before);
+}
+
+#[test]
+fn spare_files_that_nobody_uses_go() {
+    let temp = tempfile::tempdir().unwrap();
+    let spool = Spool::open(temp.path()).unwrap();
+    assert_eq!(spool.tidy(), None);
+    let (id, _) = sized(&spool, 100);
+    retire(&spool, id);
+    while let Some(at) = spool.tidy() {
+        assert_eq!(names(temp.path()).len(), 1);
+        std::thread::sleep(at.saturating_duration_since(Instant::now()));
+    }
+    assert_eq!(names(temp.path()), [""; 0]);
+}
+
+#[test]
+fn a_message_that_was_just_accepted_is_as_if_it_had_been_read() {
+    let temp = tempfile::tempdir().unwrap();
+    let spool = Spool::open(temp.path()).unwrap();
+    let from: ReversePath = "<john@example.org>".parse().unwrap();
+    for size in [0, 700, 100_000] {
+        let id = Id::new();
+        let (now, body) = (SystemTime::now(), Body::from_bytes(vec![b'z'; size]));
+        let to = paths(&["<mary@example.net>", "<\"a b\"@[192.0.2.1]>"]);
+        let entry = NewEntry {
+            id,
+            from: &from,
+            received: now,
+            to: &to,
+            heading: HEADING,
+            body: &body,
+            next_try: now + Duration::from_secs(60),
+        };
+        let mut accepted = spool.accept(&entry).unwrap();
+        let mut read = spool.load(id).unwrap().unwrap();
+        let facts = |q: &spool::Queued| {
+            let recipients = format!("{:?}", q.recipients);
+            let body = content(&q.body().unwrap());
+            (q.id, q.from.clone(), q.tries, q.size, recipients, body)
+        };
+        assert_eq!(facts(&accepted), facts(&read));
+        assert_eq!(read.next_try, accepted.next_try);
+        accepted.finish_recipient(1, "mx said: 250 OK").unwrap();
+        accepted.defer(3, now).unwrap();
+        read = spool.load(id).unwrap().unwrap();
+        assert_eq!(facts(&accepted), facts(&read));
+    }
 }
 
 #[test]

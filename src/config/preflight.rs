@@ -14,9 +14,11 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{AccessFlags, Uid, eaccess};
 
 use crate::config::{Config, ConfigError, Faults};
+use crate::relay::queue;
+use crate::spool;
 
-/// Open files beside those of clients and relays: listeners, log, spool, mailboxes, DNS.
-const FILES_BESIDE: u64 = 100;
+/// Open files beside those of clients and relays: listeners, log, mailboxes, DNS, and what the queue keeps open.
+const FILES_BESIDE: u64 = 100 + (spool::SPARES + queue::OPEN) as u64;
 
 /// A client holds its connection and a file (spilled data, or the mailbox being written); a relay the
 /// same, with the spooled message.
@@ -313,7 +315,7 @@ mod tests {
         assert!(limits(120, Some(1024), Some(65530)).is_empty());
         assert!(limits(1_000_000, None, None).is_empty());
         let warnings = limits(40_000, Some(4096), Some(65530));
-        assert!(warnings[0].contains("80100 open files") && warnings[0].contains("is 4096"));
+        assert!(warnings[0].contains("80356 open files") && warnings[0].contains("is 4096"));
         assert!(warnings[1].contains("81000 memory mappings") && warnings[1].contains("is 65530"));
     }
 

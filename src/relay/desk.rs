@@ -9,9 +9,11 @@
 
 use crate::message::Id;
 use crate::relay::plan::Plan;
+use crate::relay::queue::OPEN;
 use crate::relay::round::Failed;
 use crate::relay::sites::{Destination, Kind, Limits, Millis, Next, millis};
 use crate::smtp::address::ForwardPath;
+use crate::spool::Queued;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -33,8 +35,10 @@ pub(crate) struct Board {
     pub(crate) plan: Plan<Failed>,
     pub(crate) limits: Limits,
     pub(crate) stopping: bool,
-    /// Whom the messages are for that were just accepted and have not begun.
-    pub(crate) fresh: HashMap<Id, Vec<ForwardPath>>,
+    /// The messages that were just accepted and have not begun.
+    pub(crate) fresh: HashMap<Id, Fresh>,
+    /// Those that have begun, for one destination, and that no worker has taken: their files need not be read.
+    pub(crate) open: HashMap<Id, Queued>,
     idle: Vec<Arc<Seat>>,
     lingering: Vec<(Destination, Thread)>,
     /// How to end each thing under way.
@@ -42,9 +46,32 @@ pub(crate) struct Board {
     serial: u64,
 }
 
+/// A message that was just accepted.
+pub(crate) enum Fresh {
+    Open(Queued),
+    /// Too many are open: whom it is for.
+    Closed(Vec<ForwardPath>),
+}
+
 struct Seat {
     thread: Thread,
     job: Mutex<Option<Destination>>,
+}
+
+impl Board {
+    /// A message that was just accepted: due at once.
+    pub(crate) fn submit(&mut self, queued: Queued) {
+        let id = queued.id;
+        if !self.plan.submit(id) {
+            return;
+        }
+        let fresh = if self.fresh.len() + self.open.len() < OPEN {
+            Fresh::Open(queued)
+        } else {
+            Fresh::Closed(queued.recipients.into_iter().map(|r| r.to).collect())
+        };
+        self.fresh.insert(id, fresh);
+    }
 }
 
 impl Desk {
@@ -54,6 +81,7 @@ impl Desk {
             limits: Limits::new(1),
             stopping: false,
             fresh: HashMap::new(),
+            open: HashMap::new(),
             idle: Vec::new(),
             lingering: Vec::new(),
             under_way: HashMap::new(),
@@ -69,6 +97,11 @@ impl Desk {
 
     pub(crate) fn now(&self) -> Millis {
         millis(self.start.elapsed())
+    }
+
+    /// The same clock at another moment.
+    pub(crate) fn at(&self, moment: Instant) -> Millis {
+        millis(moment.saturating_duration_since(self.start))
     }
 
     pub(crate) fn board(&self) -> MutexGuard<'_, Board> {

@@ -11,10 +11,9 @@
 use crate::message::Id;
 use crate::post::PostOffice;
 use crate::relay::crew::Crew;
-use crate::relay::desk::Desk;
+use crate::relay::desk::{Desk, Fresh};
 use crate::relay::outside::{Office, Outside};
 use crate::relay::sites::{Destination, Millis, millis};
-use crate::smtp::address::ForwardPath;
 use crate::spool::{Queued, Spool, State};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +23,8 @@ use std::time::{Duration, SystemTime};
 
 /// Enough for a worker in a debug build; only what is used is ever in memory.
 const STACK: usize = 256 << 10;
+/// Files of messages whose first try is near that are kept open, at most.
+pub(crate) const OPEN: usize = 128;
 /// Before a refused thread is asked for again.
 const HIRE_AGAIN: Millis = 1_000;
 /// Before a scan that failed is repeated.
@@ -51,13 +52,9 @@ impl QueueHandle {
         QueueHandle::default()
     }
 
-    /// A message that [`Spool::accept`] has just taken for `to`: due at once.
-    pub fn submit(&self, id: Id, to: Vec<ForwardPath>) {
-        let mut board = self.desk.board();
-        if board.plan.submit(id) {
-            board.fresh.insert(id, to);
-        }
-        drop(board);
+    /// A message that [`Spool::accept`] has just taken: due at once.
+    pub fn submit(&self, queued: Queued) {
+        self.desk.board().submit(queued);
         self.desk.notify();
     }
 
@@ -72,6 +69,7 @@ impl QueueHandle {
 /// The running queue. Dropped, it ends without grace.
 pub struct Queue {
     desk: Arc<Desk>,
+    spool: Arc<Spool>,
     scheduler: Option<JoinHandle<()>>,
 }
 
@@ -94,7 +92,7 @@ impl Queue {
         let desk = inbox.desk.clone();
         let crew = Arc::new(Crew {
             desk: desk.clone(),
-            spool,
+            spool: spool.clone(),
             outside,
         });
         let scheduler = Builder::new()
@@ -102,6 +100,7 @@ impl Queue {
             .spawn(move || schedule(&crew))?;
         Ok(Queue {
             desk,
+            spool,
             scheduler: Some(scheduler),
         })
     }
@@ -127,6 +126,7 @@ impl Queue {
         if scheduler.join().is_err() {
             log::error!("the scheduler of the queue panicked");
         }
+        self.spool.clear();
     }
 }
 
@@ -162,14 +162,15 @@ fn schedule<O: Outside>(crew: &Arc<Crew<O>>) {
             let fresh = board.fresh.remove(&id);
             drop(board);
             let begin = || match fresh {
-                Some(to) => begin_fresh(crew, id, &to),
+                Some(fresh) => begin_fresh(crew, id, fresh),
                 None => begin(crew, id),
             };
             if catch_unwind(AssertUnwindSafe(begin)).is_err() {
                 log::error!("the queue panicked on id={id}; it waits for the next start");
             }
         } else {
-            let until = [board.plan.next_due(), hire_at, scan_at]
+            let tidy_at = crew.spool.tidy().map(|at| desk.at(at));
+            let until = [board.plan.next_due(), hire_at, scan_at, tidy_at]
                 .into_iter()
                 .flatten()
                 .min();
@@ -223,39 +224,51 @@ fn begin<O: Outside>(crew: &Crew<O>, id: Id) {
         .recipients
         .iter()
         .filter(|r| r.state == State::Waiting);
-    let held = join(crew, id, waiting.map(|recipient| &recipient.to));
-    if let Some(until) = held {
+    let destinations = crew.destinations(waiting.map(|recipient| &recipient.to));
+    if let Some((Some(queued), until)) = join(crew, id, destinations, Some(queued)) {
         hold(queued, until);
     }
 }
 
 /// Begins the first round of a message that was just accepted: its file, known to be whole, is not read for that.
-fn begin_fresh<O: Outside>(crew: &Crew<O>, id: Id, to: &[ForwardPath]) {
-    if let Some(until) = join(crew, id, to.iter())
-        && let Ok(Some(queued)) = crew.spool.load(id)
+fn begin_fresh<O: Outside>(crew: &Crew<O>, id: Id, fresh: Fresh) {
+    let (destinations, open) = match fresh {
+        Fresh::Open(queued) => {
+            let to = queued.recipients.iter().map(|recipient| &recipient.to);
+            (crew.destinations(to), Some(queued))
+        }
+        Fresh::Closed(to) => (crew.destinations(to.iter()), None),
+    };
+    if let Some((open, until)) = join(crew, id, destinations, open)
+        && let Some(queued) = open.or_else(|| crew.spool.load(id).ok().flatten())
     {
         hold(queued, until);
     }
 }
 
-/// The message joins the queues of its recipients' destinations, each once; until when, if all are in back-off.
-fn join<'a, O: Outside>(
+/// The message joins the queues of its destinations. If all of them are in back-off: the message back, and until when.
+fn join<O: Outside>(
     crew: &Crew<O>,
     id: Id,
-    to: impl Iterator<Item = &'a ForwardPath>,
-) -> Option<SystemTime> {
-    let mut destinations: Vec<Destination> = Vec::new();
-    for path in to {
-        let (destination, _) = crew.destination(path);
-        if !destinations.contains(&destination) {
-            destinations.push(destination);
-        }
-    }
+    destinations: Vec<Destination>,
+    open: Option<Queued>,
+) -> Option<(Option<Queued>, SystemTime)> {
     let now = crew.desk.now();
     let mut board = crew.desk.board();
     let limits = board.limits;
-    let until = board.plan.begin(id, destinations, now, &limits)?;
-    Some(SystemTime::now() + Duration::from_millis(until.saturating_sub(now)))
+    // The parts of a message for several would write to one open file: each opens its own.
+    let alone = destinations.len() == 1;
+    if let Some(until) = board.plan.begin(id, destinations, now, &limits) {
+        let wait = Duration::from_millis(until.saturating_sub(now));
+        return Some((open, SystemTime::now() + wait));
+    }
+    if alone
+        && board.open.len() < OPEN
+        && let Some(queued) = open
+    {
+        board.open.insert(id, queued);
+    }
+    None
 }
 
 /// Notes when a message is due that its destinations' back-off holds: advice for `--queue`; the schedule has it.

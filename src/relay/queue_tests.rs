@@ -232,11 +232,11 @@ fn old_mail_is_returned_and_reports_are_not() {
     let now = SystemTime::now();
     let long_ago = now - Duration::from_secs(200_000);
     let old = bench.stored("<sender@example.org>", &["<x@dead>"], long_ago, now);
-    bench.submit(old, &["<x@dead>"]);
+    bench.submit(old);
     bench.gone(old);
     assert_eq!(bench.world.state().reports.len(), 1);
     let report = bench.stored("<>", &["<x@dead>"], long_ago, now);
-    bench.submit(report, &["<x@dead>"]);
+    bench.submit(report);
     bench.gone_by_retry(report);
     assert_eq!(bench.world.state().reports.len(), 1);
 }
@@ -319,7 +319,9 @@ fn a_panic_ends_one_connection_alone() {
 #[test]
 fn files_that_went_away_or_broke_are_dropped() {
     let mut bench = Bench::new();
-    let (gone, broken) = (bench.mail(&["<x@a>"]), bench.mail(&["<y@a>"]));
+    let (now, from) = (SystemTime::now(), "<sender@example.org>");
+    let gone = bench.mail(&["<x@a>"]);
+    let broken = bench.stored(from, &["<y@a>"], now, now);
     std::fs::remove_file(bench.spool.dir().join(gone.to_string())).unwrap();
     std::fs::write(bench.spool.dir().join(broken.to_string()), "x").unwrap();
     bench.start();

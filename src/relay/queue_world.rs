@@ -305,14 +305,13 @@ impl Bench {
     pub(super) fn mail(&self, to: &[&str]) -> Id {
         let now = SystemTime::now();
         let id = self.stored("<sender@example.org>", to, now, now);
-        self.submit(id, to);
+        self.submit(id);
         id
     }
 
     /// The queue hears of a message.
-    pub(super) fn submit(&self, id: Id, to: &[&str]) {
-        let to = to.iter().map(|path| path.parse().unwrap());
-        self.handle.submit(id, to.collect());
+    pub(super) fn submit(&self, id: Id) {
+        self.handle.submit(self.spool.load(id).unwrap().unwrap());
     }
 
     /// Waits until the message's file is gone.

@@ -48,9 +48,26 @@ impl<O: Outside> Crew<O> {
         }
     }
 
+    /// The destinations of some recipients, each once.
+    pub(crate) fn destinations<'a>(
+        &self,
+        to: impl Iterator<Item = &'a ForwardPath>,
+    ) -> Vec<Destination> {
+        let mut destinations = Vec::new();
+        for path in to {
+            let (destination, _) = self.destination(path);
+            if !destinations.contains(&destination) {
+                destinations.push(destination);
+            }
+        }
+        destinations
+    }
+
     /// Opens a message for the recipients that wait for `destination`; `None`: the part has ended already.
     pub(crate) fn begin(&self, id: Id, destination: &Destination) -> Option<Part> {
-        let queued = match self.spool.load(id) {
+        let open = self.desk.board().open.remove(&id);
+        let open = open.filter(Queued::is_there);
+        let queued = match open.map_or_else(|| self.spool.load(id), |queued| Ok(Some(queued))) {
             Ok(Some(queued)) => queued,
             Ok(None) => {
                 self.end(id, None);
@@ -253,12 +270,17 @@ impl<O: Outside> Crew<O> {
         };
         let all_finished = queued.recipients.iter().enumerate().all(finished);
         if all_finished {
-            if let Err(e) = queued.remove() {
-                // Should it be there still, the next start finds it, finished.
-                log::error!(
-                    "spool: cannot remove, or not durably, a finished message id={id}: {e}"
-                );
-                self.record(&mut queued, &done);
+            match queued.retire() {
+                Ok(false) => {}
+                // The scheduler tidies.
+                Ok(true) => self.desk.notify(),
+                Err((mut queued, e)) => {
+                    // Should it be there still, the next start finds it, finished.
+                    log::error!(
+                        "spool: cannot remove, or not durably, a finished message id={id}: {e}"
+                    );
+                    self.record(&mut queued, &done);
+                }
             }
             return self.desk.board().plan.forget(id);
         }

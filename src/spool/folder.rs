@@ -6,8 +6,10 @@
 use crate::commit::{Abandoned, Commit};
 use crate::message::Id;
 use crate::spool::SpoolError;
+use crate::spool::spare::Spares;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, RenameFlags, fcntl, renameat, renameat2};
+use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -25,6 +27,7 @@ pub(crate) struct Folder {
     syncs: Commit<Before, io::Result<()>, SyncFolder>,
     /// Syncs that failed.
     failed: Arc<AtomicU64>,
+    pub(crate) spares: Spares,
 }
 
 type SyncFolder = Box<dyn Fn(Vec<Before>) -> Vec<io::Result<()>> + Send + Sync>;
@@ -74,6 +77,7 @@ impl Folder {
             fd,
             syncs: Commit::new(Box::new(sync)),
             failed,
+            spares: Spares::default(),
         })
     }
 
@@ -94,6 +98,41 @@ impl Folder {
         match unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) => self.sync(before),
             Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The same for a file of `len` octets that nobody else has open. `Some`: it is not unlinked, but has this name, and
+    /// may be kept as a spare.
+    pub(crate) fn retire(&self, id: Id, len: u64) -> io::Result<Option<String>> {
+        if !self.spares.want(len) {
+            return self.remove(id).map(|()| None);
+        }
+        let before = self.before();
+        let (name, new) = (id.to_string(), format!("{id}.new"));
+        match renameat(&self.fd, name.as_str(), &self.fd, new.as_str()) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+        if let Err(error) = self.sync(before) {
+            let _ = unlinkat(&self.fd, new.as_str(), UnlinkatFlags::NoRemoveDir);
+            return Err(error);
+        }
+        Ok(Some(new))
+    }
+
+    /// Gives a file another name, which nobody may have.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        match renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE) {
+            // The file system cannot do it at once. Ids are unique in a process and the lock keeps others out, so
+            // nobody can come in between.
+            Err(Errno::EINVAL | Errno::ENOSYS) => {}
+            other => return other.map_err(io::Error::from),
+        }
+        match fstatat(&self.fd, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(renameat(&self.fd, from, &self.fd, to)?),
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
             Err(errno) => Err(errno.into()),
         }
     }

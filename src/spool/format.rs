@@ -25,6 +25,7 @@
 //!
 //! [`parse`] is bounded by the input's length and never panics, whatever the bytes.
 
+use crate::date::Utc;
 use crate::message::Id;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use std::fmt::Write as _;
@@ -47,7 +48,7 @@ const SIZE_WIDTH: usize = 20;
 const ANSWER: &str = "  answer: ";
 
 /// What the head of a spool file says, and where its changing fields are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     /// The message's id; also the file's name.
     pub id: Id,
@@ -68,7 +69,7 @@ pub struct Envelope {
 }
 
 /// One recipient.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
     /// The forward-path as it was accepted.
     pub to: ForwardPath,
@@ -97,28 +98,50 @@ pub enum Fault {
     Line(&'static str),
 }
 
-/// The envelope of a new message: nobody done, no try made. `size`: octets that will follow.
+/// The envelope of a new message, nobody done and no try made, as octets and as [`parse`] reads them back. `size`:
+/// octets that will follow.
 pub fn envelope(
     id: Id,
     from: &ReversePath,
     received: SystemTime,
     to: &[ForwardPath],
     size: u64,
-) -> Vec<u8> {
-    let received = jiff::Timestamp::try_from(received).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+) -> (Vec<u8>, Envelope) {
     let mut text = String::with_capacity(192 + to.len() * (ANSWER_WIDTH + 72));
     // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "smtpd788 spool 1\nid: {id}\nfrom: {from}\nreceived: {received:.3}\n\
-         tries: {:0TRIES_WIDTH$}\nsize: {size:0SIZE_WIDTH$}",
-        0
-    );
-    for path in to {
-        let _ = writeln!(text, "to: waiting {path}\n{ANSWER}{:ANSWER_WIDTH$}", "");
-    }
+    let _ = write!(text, "smtpd788 spool 1\nid: {id}\nfrom: {from}\nreceived: ");
+    Utc::at(received).push_iso(&mut text);
+    text.push_str("\ntries: ");
+    let tries_at = text.len();
+    let _ = write!(text, "{:0TRIES_WIDTH$}\nsize: {size:0SIZE_WIDTH$}\n", 0);
+    let slot = |to: &ForwardPath| {
+        text.push_str("to: ");
+        let state_at = text.len();
+        let _ = write!(text, "waiting {to}\n{ANSWER}");
+        let answer_at = text.len();
+        text.extend(std::iter::repeat_n(' ', ANSWER_WIDTH));
+        text.push('\n');
+        Slot {
+            to: to.clone(),
+            done: false,
+            answer: String::new(),
+            state_at,
+            answer_at,
+        }
+    };
+    let recipients = to.iter().map(slot).collect();
     text.push('\n');
-    text.into_bytes()
+    let envelope = Envelope {
+        id,
+        from: from.clone(),
+        received,
+        tries: 0,
+        size,
+        recipients,
+        tries_at,
+        body_at: text.len(),
+    };
+    (text.into_bytes(), envelope)
 }
 
 /// The octets of a state.
@@ -267,6 +290,7 @@ mod tests {
             &to,
             12,
         )
+        .0
     }
 
     fn put(bytes: &mut [u8], at: usize, field: &[u8]) {

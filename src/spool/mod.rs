@@ -3,7 +3,8 @@
 //! A message's life, and what a crash at each state leaves behind:
 //!
 //! 1. No file. Nothing was promised.
-//! 2. `ID.new` is being written. Never acknowledged; removed at the next start.
+//! 2. `ID.new` is being written: a new file, or the file of a finished message, then under that one's id
+//!    (`spare.rs`). Never acknowledged; removed at the next start.
 //! 3. `ID.new` is whole and synced (file fsync). Still not acknowledged; removed at the next start.
 //! 4. `ID`, renamed, its name perhaps only in memory. Not acknowledged; after a crash it is either
 //!    there, whole, or it is state 3.
@@ -11,9 +12,9 @@
 //!    now the client is told `250`.
 //! 6. `ID` with some recipients `done` (see [`Queued`]): each is recorded in place and synced before the
 //!    next step, so a crash repeats at most what was under way.
-//! 7. Everybody is served: `ID` is unlinked. That is the record of the last ones. A crash of the process
-//!    cannot undo it; until state 8 a power cut can.
-//! 8. The folder is synced, before the next step.
+//! 7. Everybody is served: `ID` is unlinked, or renamed to `ID.new`. That is the record of the last ones. A
+//!    crash of the process cannot undo it; until state 8 a power cut can.
+//! 8. The folder is synced, before the next step. Only now another message may be written over the file.
 //!
 //! Threads that want the folder synced at the same moment, for 5 or for 8, share one sync.
 //!
@@ -29,23 +30,26 @@
 mod folder;
 pub mod format;
 pub mod queued;
+mod spare;
 mod table;
 
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use folder::{Folder, Name, lock, make_folder};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use spare::Spare;
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 pub use queued::{Queued, Recipient, State};
+pub(crate) use spare::MOST as SPARES;
 pub use table::table;
 
 /// The spool of one daemon; holding it is holding the lock.
@@ -110,60 +114,40 @@ impl Spool {
         &self.folder.path
     }
 
-    /// Takes a message: durable when it returns `Ok`. On `Err` nothing is left of it, and the error is the
-    /// system's own, ENOSPC and all.
-    pub fn accept(&self, entry: &NewEntry<'_>) -> io::Result<()> {
+    /// Takes a message: durable when it returns `Ok`, with the message as [`load`](Spool::load) would return it. On
+    /// `Err` nothing is left of it, and the error is the system's own, ENOSPC and all.
+    pub fn accept(&self, entry: &NewEntry<'_>) -> io::Result<Queued> {
         let size = entry.heading.len() as u64 + entry.body.len();
-        let envelope = format::envelope(entry.id, entry.from, entry.received, entry.to, size);
-        if entry.to.is_empty() || envelope.len() > format::MAX_ENVELOPE {
+        let (head, envelope) =
+            format::envelope(entry.id, entry.from, entry.received, entry.to, size);
+        if entry.to.is_empty() || head.len() > format::MAX_ENVELOPE {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "no recipients, or too many",
             ));
         }
-        let name = entry.id.to_string();
-        let flags =
-            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut undo = Undo {
-            folder: &self.folder,
-            name: Some(format!("{name}.new")),
-        };
-        let new = undo.name.clone().unwrap_or_default();
-        let mut file = match openat(
-            &self.folder.fd,
-            new.as_str(),
-            flags,
-            Mode::from_bits_truncate(0o600),
-        ) {
-            Ok(fd) => File::from(fd),
-            Err(errno) => {
-                // Whatever has that name is not of this call's making.
-                undo.name = None;
-                return Err(errno.into());
-            }
-        };
-        write_message(&mut file, &envelope, entry)?;
-        file.set_modified(entry.next_try)?;
-        // fdatasync would do for the content. fsync costs the same here, the file being new, and keeps
-        // the next try too.
-        file.sync_all()?;
-        // Ids are unique in a process and the lock keeps others out, so nobody can come in between.
-        match fstatat(&self.folder.fd, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Err(Errno::ENOENT) => {}
-            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
-            Err(errno) => return Err(errno.into()),
+        let mut draft = Draft::begin(&self.folder, entry.id, head.len() as u64 + size)?;
+        write_message(&mut draft.file, &head, entry)?;
+        draft.cut(head.len() as u64 + size)?;
+        // Else it is what the writing has set.
+        if entry.next_try > SystemTime::now() {
+            draft.file.set_modified(entry.next_try)?;
         }
-        let before = self.folder.before();
-        renameat(
-            &self.folder.fd,
-            new.as_str(),
-            &self.folder.fd,
-            name.as_str(),
-        )?;
-        undo.name = Some(name);
-        self.folder.sync(before)?;
-        undo.name = None;
-        Ok(())
+        // fdatasync would do for the content. fsync costs the same here and keeps the next try too.
+        draft.file.sync_all()?;
+        let file = draft.commit(entry.id)?;
+        Ok(Queued::accepted(&self.folder, file, head, envelope, entry))
+    }
+
+    /// Removes the files that are kept for next messages, if none have come for a while. When to look again, if there
+    /// are such files.
+    pub fn tidy(&self) -> Option<Instant> {
+        self.folder.spares.tidy(&self.folder)
+    }
+
+    /// Removes them now.
+    pub fn clear(&self) {
+        self.folder.spares.clear(&self.folder);
     }
 
     /// Takes back a message that was just accepted and that nobody was told of.
@@ -224,6 +208,55 @@ impl Spool {
     }
 }
 
+/// A message's file from its beginning to its commitment.
+struct Draft<'a> {
+    file: File,
+    /// What a message that is finished has left.
+    len: u64,
+    undo: Undo<'a>,
+}
+
+impl<'a> Draft<'a> {
+    /// A spare one, or a new one, for `len` octets.
+    fn begin(folder: &'a Folder, id: Id, len: u64) -> io::Result<Draft<'a>> {
+        let of = |file, len, name| {
+            let name = Some(name);
+            let undo = Undo { folder, name };
+            Draft { file, len, undo }
+        };
+        if let Some((Spare { file, name }, left)) = folder.spares.take(folder, len) {
+            let mut draft = of(file, left, name);
+            draft.file.rewind()?;
+            return Ok(draft);
+        }
+        let name = format!("{id}.new");
+        let flags =
+            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(0o600);
+        let file = openat(&folder.fd, name.as_str(), flags, mode)?.into();
+        Ok(of(file, 0, name))
+    }
+
+    /// Ends the file after `len` octets.
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        if self.len > len {
+            self.file.set_len(len)?;
+        }
+        Ok(())
+    }
+
+    /// Gives it the message's name, durably.
+    fn commit(mut self, id: Id) -> io::Result<File> {
+        let (folder, name) = (self.undo.folder, id.to_string());
+        let before = folder.before();
+        folder.rename(self.undo.name.as_deref().unwrap_or_default(), &name)?;
+        self.undo.name = Some(name);
+        folder.sync(before)?;
+        self.undo.name = None;
+        Ok(self.file)
+    }
+}
+
 /// Takes a file away again unless it is told that all went well.
 struct Undo<'a> {
     folder: &'a Folder,
@@ -237,6 +270,12 @@ impl Drop for Undo<'_> {
             // The client is told 451 and comes again: the worst is a second copy.
             log::error!("spool: could not remove {name} after a failure: {errno}");
         }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

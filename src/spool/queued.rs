@@ -6,8 +6,10 @@
 //! A recipient is finished by a state and an answer written in place and an fdatasync. When everybody is
 //! finished the file is unlinked, which spares the last of these (states 7 and 8 of `spool/mod.rs`).
 
+use super::NewEntry;
 use super::folder::Folder;
 use super::format::{self, Envelope, Fault};
+use super::spare::Spare;
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use nix::errno::Errno;
@@ -15,12 +17,12 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What is read at first: the envelope and the whole of most mail.
-const FIRST_READ: usize = 8 << 10;
+pub(crate) const FIRST_READ: usize = 8 << 10;
 
 /// Whether a recipient is still to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,33 @@ impl Queued {
             Err(errno) => return Err(LoadError::Io(errno.into())),
         };
         let (head, envelope, next_try) = read_envelope(&file, id)?;
+        Ok(Queued::new(folder, file, head, envelope, next_try))
+    }
+
+    /// One that was just written, without reading it back.
+    pub(crate) fn accepted(
+        folder: &Arc<Folder>,
+        file: File,
+        mut head: Vec<u8>,
+        envelope: Envelope,
+        entry: &NewEntry<'_>,
+    ) -> Queued {
+        if let Some(content) = entry.body.as_bytes()
+            && head.len() as u64 + envelope.size <= FIRST_READ as u64
+        {
+            head.extend_from_slice(entry.heading);
+            head.extend_from_slice(content);
+        }
+        Queued::new(folder, file, head, envelope, entry.next_try)
+    }
+
+    fn new(
+        folder: &Arc<Folder>,
+        file: File,
+        head: Vec<u8>,
+        envelope: Envelope,
+        next_try: SystemTime,
+    ) -> Queued {
         let recipients = envelope.recipients.into_iter().map(|slot| Recipient {
             to: slot.to,
             state: if slot.done {
@@ -104,8 +133,8 @@ impl Queued {
             state_at: slot.state_at as u64,
             answer_at: slot.answer_at as u64,
         });
-        Ok(Queued {
-            id,
+        Queued {
+            id: envelope.id,
             from: envelope.from,
             received: envelope.received,
             tries: envelope.tries,
@@ -117,7 +146,7 @@ impl Queued {
             head,
             body_at: envelope.body_at,
             tries_at: envelope.tries_at as u64,
-        })
+        }
     }
 
     /// Heading and content as the file holds them, LF-ended.
@@ -132,6 +161,11 @@ impl Queued {
                 self.size,
             )),
         }
+    }
+
+    /// Whether the file still has a name: whoever removes it takes the message out of the queue.
+    pub(crate) fn is_there(&self) -> bool {
+        self.file.metadata().is_ok_and(|status| status.nlink() > 0)
     }
 
     /// Whether nobody waits any more.
@@ -187,6 +221,20 @@ impl Queued {
     /// Everybody is served: the file goes, durably, and that is the record of those who were not recorded before.
     pub fn remove(&self) -> io::Result<()> {
         self.folder.remove(self.id)
+    }
+
+    /// The same, but a small file is kept for a next message: nobody else may have it open. `true`: it is the first such
+    /// file, and somebody should [`tidy`](super::Spool::tidy) in a while. If it fails, the message is given back.
+    pub fn retire(self) -> Result<bool, (Box<Queued>, io::Error)> {
+        let len = self.body_at as u64 + self.size;
+        match self.folder.retire(self.id, len) {
+            Ok(None) => Ok(false),
+            Ok(Some(name)) => {
+                let file = self.file;
+                Ok(self.folder.spares.put(Spare { file, name }))
+            }
+            Err(error) => Err((Box::new(self), error)),
+        }
     }
 }
 

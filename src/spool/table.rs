@@ -48,10 +48,17 @@ fn read(dir: &Path, id: Id) -> io::Result<Option<Result<(Envelope, SystemTime), 
     };
     match read_envelope(&file, id) {
         Ok((_, envelope, next_try)) => Ok(Some(Ok((envelope, next_try)))),
+        // Finished meanwhile, and another message has been written over it: not damaged.
+        Err(LoadError::Damaged(_)) if gone(&dir.join(id.to_string())) => Ok(None),
         Err(LoadError::Damaged(why)) => Ok(Some(Err(why))),
         Err(LoadError::Vanished) => Ok(None),
         Err(LoadError::Io(e)) => Err(e),
     }
+}
+
+fn gone(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 fn draw(entries: &[Entry], now: SystemTime) -> String {
@@ -177,7 +184,7 @@ mod tests {
         ]
         .map(|s| s.parse().unwrap());
         let id = Id::parse("0001f2e3d4c5b6a7").unwrap();
-        let bytes = format::envelope(
+        let (bytes, _) = format::envelope(
             id,
             &"<john@example.org>".parse().unwrap(),
             received,

@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
 /// As the spool would have written it.
 fn written(read: &Envelope) -> Vec<u8> {
     let to: Vec<_> = read.recipients.iter().map(|slot| slot.to.clone()).collect();
-    let mut bytes = envelope(read.id, &read.from, read.received, &to, read.size);
+    let (mut bytes, _) = envelope(read.id, &read.from, read.received, &to, read.size);
     let fresh = parse(&bytes).expect("a fresh envelope");
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(fresh.tries_at, &tries_field(read.tries));
