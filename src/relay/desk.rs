@@ -9,13 +9,11 @@
 
 use crate::message::Id;
 use crate::relay::plan::Plan;
-use crate::relay::queue::OPEN;
 use crate::relay::round::Failed;
 use crate::relay::sites::{Destination, Kind, Limits, Millis, Next, millis};
-use crate::smtp::address::ForwardPath;
 use crate::spool::Queued;
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -29,15 +27,15 @@ pub(crate) struct Desk {
     changed: Condvar,
     gone: Condvar,
     start: Instant,
+    /// Begins a message that was just accepted; set when the queue runs.
+    pub(crate) begin: OnceLock<Box<dyn Fn(Queued) + Send + Sync>>,
 }
 
 pub(crate) struct Board {
     pub(crate) plan: Plan<Failed>,
     pub(crate) limits: Limits,
     pub(crate) stopping: bool,
-    /// The messages that were just accepted and have not begun.
-    pub(crate) fresh: HashMap<Id, Fresh>,
-    /// Those that have begun, for one destination, and that no worker has taken: their files need not be read.
+    /// Messages that have begun, for one destination, and that no worker has taken: their files need not be read.
     pub(crate) open: HashMap<Id, Queued>,
     idle: Vec<Arc<Seat>>,
     lingering: Vec<(Destination, Thread)>,
@@ -46,32 +44,9 @@ pub(crate) struct Board {
     serial: u64,
 }
 
-/// A message that was just accepted.
-pub(crate) enum Fresh {
-    Open(Queued),
-    /// Too many are open: whom it is for.
-    Closed(Vec<ForwardPath>),
-}
-
 struct Seat {
     thread: Thread,
     job: Mutex<Option<Destination>>,
-}
-
-impl Board {
-    /// A message that was just accepted: due at once.
-    pub(crate) fn submit(&mut self, queued: Queued) {
-        let id = queued.id;
-        if !self.plan.submit(id) {
-            return;
-        }
-        let fresh = if self.fresh.len() + self.open.len() < OPEN {
-            Fresh::Open(queued)
-        } else {
-            Fresh::Closed(queued.recipients.into_iter().map(|r| r.to).collect())
-        };
-        self.fresh.insert(id, fresh);
-    }
 }
 
 impl Desk {
@@ -80,7 +55,6 @@ impl Desk {
             plan: Plan::default(),
             limits: Limits::new(1),
             stopping: false,
-            fresh: HashMap::new(),
             open: HashMap::new(),
             idle: Vec::new(),
             lingering: Vec::new(),
@@ -92,6 +66,7 @@ impl Desk {
             changed: Condvar::new(),
             gone: Condvar::new(),
             start: Instant::now(),
+            begin: OnceLock::new(),
         }
     }
 

@@ -8,7 +8,7 @@
 //! 2. `rounds`: its round is on; it stands in the queue of every destination that it has waiting recipients
 //!    for. Each of these *parts* is worked on by one worker at most, different parts perhaps at once.
 //! 3. Neither, its id only `known`: the worker that ended the last part closes the round, and then calls
-//!    [`Plan::schedule`] or [`Plan::forget`].
+//!    [`Plan::schedule`] or [`Plan::forget`]. Or it was just accepted, and begins at once.
 //!
 //! So nothing can start a second round of a message before the first is closed.
 
@@ -83,6 +83,11 @@ impl<F> Plan<F> {
             self.fresh.push_back(id);
         }
         new
+    }
+
+    /// A message that was just accepted and is to [`begin`](Plan::begin) at once; false if it is a known one.
+    pub fn admit(&mut self, id: Id) -> bool {
+        self.known.insert(id)
     }
 
     /// A message found in the spool. A known one is left as it is.

@@ -11,7 +11,7 @@
 use crate::message::Id;
 use crate::post::PostOffice;
 use crate::relay::crew::Crew;
-use crate::relay::desk::{Desk, Fresh};
+use crate::relay::desk::{Board, Desk};
 use crate::relay::outside::{Office, Outside};
 use crate::relay::sites::{Destination, Millis, millis};
 use crate::spool::{Queued, Spool, State};
@@ -54,8 +54,14 @@ impl QueueHandle {
 
     /// A message that [`Spool::accept`] has just taken: due at once.
     pub fn submit(&self, queued: Queued) {
-        self.desk.board().submit(queued);
-        self.desk.notify();
+        let id = queued.id;
+        let Some(begin) = self.desk.begin.get() else {
+            self.desk.board().plan.submit(id);
+            return self.desk.notify();
+        };
+        if catch_unwind(AssertUnwindSafe(|| begin(queued))).is_err() {
+            log::error!("the queue panicked on id={id}; it waits for the next start");
+        }
     }
 
     /// SIGUSR1: everything is due now, and no host is given up.
@@ -95,6 +101,13 @@ impl Queue {
             spool: spool.clone(),
             outside,
         });
+        let (weak, limits) = (Arc::downgrade(&crew), crew.outside.settings().limits);
+        desk.board().limits = limits;
+        let _ = desk.begin.set(Box::new(move |queued| {
+            if let Some(crew) = weak.upgrade() {
+                begin_fresh(&crew, queued);
+            }
+        }));
         let scheduler = Builder::new()
             .name("queue".into())
             .spawn(move || schedule(&crew))?;
@@ -159,13 +172,8 @@ fn schedule<O: Outside>(crew: &Arc<Crew<O>>) {
             drop(board);
             scan_at = scan(crew);
         } else if let Some(id) = board.plan.due(now) {
-            let fresh = board.fresh.remove(&id);
             drop(board);
-            let begin = || match fresh {
-                Some(fresh) => begin_fresh(crew, id, fresh),
-                None => begin(crew, id),
-            };
-            if catch_unwind(AssertUnwindSafe(begin)).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| begin(crew, id))).is_err() {
                 log::error!("the queue panicked on id={id}; it waits for the next start");
             }
         } else {
@@ -225,48 +233,54 @@ fn begin<O: Outside>(crew: &Crew<O>, id: Id) {
         .iter()
         .filter(|r| r.state == State::Waiting);
     let destinations = crew.destinations(waiting.map(|recipient| &recipient.to));
-    if let Some((Some(queued), until)) = join(crew, id, destinations, Some(queued)) {
+    let held = join(crew, &mut crew.desk.board(), queued, destinations);
+    if let Some((queued, until)) = held {
         hold(queued, until);
     }
 }
 
-/// Begins the first round of a message that was just accepted: its file, known to be whole, is not read for that.
-fn begin_fresh<O: Outside>(crew: &Crew<O>, id: Id, fresh: Fresh) {
-    let (destinations, open) = match fresh {
-        Fresh::Open(queued) => {
-            let to = queued.recipients.iter().map(|recipient| &recipient.to);
-            (crew.destinations(to), Some(queued))
-        }
-        Fresh::Closed(to) => (crew.destinations(to.iter()), None),
-    };
-    if let Some((open, until)) = join(crew, id, destinations, open)
-        && let Some(queued) = open.or_else(|| crew.spool.load(id).ok().flatten())
-    {
+/// Begins the first round of a message that was just accepted, in the thread that accepted it: its file, known to be
+/// whole, is not read for that, and the scheduler is woken only if a worker is to be hired.
+fn begin_fresh<O: Outside>(crew: &Crew<O>, queued: Queued) {
+    let to = queued.recipients.iter().map(|recipient| &recipient.to);
+    let destinations = crew.destinations(to);
+    let limits = crew.outside.settings().limits;
+    let mut board = crew.desk.board();
+    board.limits = limits;
+    if board.stopping || !board.plan.admit(queued.id) {
+        return;
+    }
+    let held = join(crew, &mut board, queued, destinations);
+    let is_held = held.is_some();
+    if let Some((queued, until)) = held {
+        // Before the board is let go: then it may be due, and another have the file.
         hold(queued, until);
+    }
+    if crew.desk.staff(&mut board, |_| false) || is_held {
+        crew.desk.notify();
     }
 }
 
 /// The message joins the queues of its destinations. If all of them are in back-off: the message back, and until when.
 fn join<O: Outside>(
     crew: &Crew<O>,
-    id: Id,
+    board: &mut Board,
+    queued: Queued,
     destinations: Vec<Destination>,
-    open: Option<Queued>,
-) -> Option<(Option<Queued>, SystemTime)> {
-    let now = crew.desk.now();
-    let mut board = crew.desk.board();
-    let limits = board.limits;
+) -> Option<(Queued, SystemTime)> {
+    let (now, limits) = (crew.desk.now(), board.limits);
     // The parts of a message for several would write to one open file: each opens its own.
     let alone = destinations.len() == 1;
-    if let Some(until) = board.plan.begin(id, destinations, now, &limits) {
-        let wait = Duration::from_millis(until.saturating_sub(now));
-        return Some((open, SystemTime::now() + wait));
-    }
-    if alone
-        && board.open.len() < OPEN
-        && let Some(queued) = open
-    {
-        board.open.insert(id, queued);
+    let held = board.plan.begin(queued.id, destinations, now, &limits);
+    match held {
+        Some(until) => {
+            let wait = Duration::from_millis(until.saturating_sub(now));
+            return Some((queued, SystemTime::now() + wait));
+        }
+        None if alone && board.open.len() < OPEN => {
+            board.open.insert(queued.id, queued);
+        }
+        None => {}
     }
     None
 }
