@@ -104,11 +104,12 @@ impl Reader {
 pub(crate) fn look<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
     let until = Instant::now() + LOOK;
     loop {
+        // First: who has just been answered needs a moment.
+        thread::yield_now();
         match stream.read_now(buf) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {}
             other => return other,
         }
-        thread::yield_now();
     }
 }
 
