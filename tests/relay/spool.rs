@@ -7,6 +7,7 @@ use crate::world::{command, mx, queue, relaying, restart, taken, wait_for_empty_
 use nix::sys::signal::Signal::SIGUSR1;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 
 #[test]
 fn a_second_daemon_is_refused_with_71() {
@@ -163,4 +164,45 @@ fn a_restart_goes_on_with_the_spool() {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 30);
+}
+
+#[test]
+fn files_that_serve_one_message_after_another_mix_none_and_do_not_stay() {
+    let dns = DnsServer::start();
+    let hop = Hop::good();
+    mx(&dns, "b.example", "127.0.0.1");
+    let daemon = relaying(&dns, hop.addr().port(), "").start();
+    let mut client = daemon.greeted();
+    let spares = |folder: &crate::daemon::Folder| {
+        let names = fs::read_dir(folder.path().join("spool")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names
+            .filter(|name| name.len() == 20 && name.ends_with(".new"))
+            .count()
+    };
+    // Longer and shorter ones in turn, each when the last is done: all in one file.
+    let sizes = [10, 2_000, 10, 500, 5_000, 0, 7_000, 10];
+    for (number, size) in sizes.into_iter().enumerate() {
+        let text = format!("number {number} {}\r\n", "x".repeat(size));
+        client.mail("a@b", "x@b.example", &text);
+        daemon.wait_for_count("relayed id=", number + 1);
+        wait_for_empty_spool(&daemon);
+        assert!(spares(&daemon.folder) <= 1);
+        assert_eq!(queue(&daemon.folder), "queue is empty\n");
+    }
+    let all = taken(&hop.told());
+    assert_eq!(all.len(), sizes.len());
+    for (number, (message, size)) in all.iter().zip(sizes).enumerate() {
+        let text = format!("\r\nnumber {number} {}\r\n.\r\n", "x".repeat(size));
+        assert!(message.ends_with(&text), "{number}: {message}");
+    }
+    crate::daemon::wait_until("no file is kept when none is needed", || {
+        spares(&daemon.folder) == 0
+    });
+    // Nor at an end.
+    client.mail("a@b", "x@b.example", "the last\r\n");
+    wait_for_empty_spool(&daemon);
+    let folder = Arc::clone(&daemon.folder);
+    assert!(daemon.stop().0.success());
+    assert_eq!(spares(&folder), 0);
 }
