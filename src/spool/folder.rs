@@ -8,7 +8,7 @@ use crate::message::Id;
 use crate::spool::SpoolError;
 use crate::spool::spare::Spares;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, RenameFlags, fcntl, renameat, renameat2};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, renameat};
 use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::ffi::OsStr;
@@ -124,12 +124,16 @@ impl Folder {
 
     /// Gives a file another name, which nobody may have.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        match renameat2(&self.fd, from, &self.fd, to, RenameFlags::RENAME_NOREPLACE) {
-            // The file system cannot do it at once. Ids are unique in a process and the lock keeps others out, so
-            // nobody can come in between.
-            Err(Errno::EINVAL | Errno::ENOSYS) => {}
-            other => return other.map_err(io::Error::from),
+        #[cfg(target_env = "gnu")]
+        {
+            let flag = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
+            match nix::fcntl::renameat2(&self.fd, from, &self.fd, to, flag) {
+                // The file system cannot do it.
+                Err(Errno::EINVAL | Errno::ENOSYS) => {}
+                other => return other.map_err(io::Error::from),
+            }
         }
+        // Ids are unique in a process and the lock keeps others out, so nobody can come in between.
         match fstatat(&self.fd, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => Ok(renameat(&self.fd, from, &self.fd, to)?),
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
