@@ -116,6 +116,7 @@ impl Daemon {
                 mbox.display()
             );
         }
+        self.queue.reloaded();
         info!("reloaded");
     }
 

@@ -26,6 +26,12 @@ pub fn raise_file_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
+/// How many files may be kept open that need not be: `most`, and a sixteenth of the soft limit, which is the clients'.
+pub fn files_to_keep(most: usize) -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    usize::try_from(limit / 16).map_or(most, |some| some.min(most))
+}
+
 /// Makes a write beyond the file size limit an error (`EFBIG`) instead of the end of the process.
 ///
 /// # Errors

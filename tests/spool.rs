@@ -300,14 +300,53 @@ fn a_spare_file_that_somebody_else_has_too_or_has_taken_is_not_written_over() {
 fn spare_files_that_nobody_uses_go() {
     let temp = tempfile::tempdir().unwrap();
     let spool = Spool::open(temp.path()).unwrap();
-    assert_eq!(spool.tidy(), None);
+    assert_eq!(spool.tidy_at(), None);
     let (id, _) = sized(&spool, 100);
     retire(&spool, id);
-    while let Some(at) = spool.tidy() {
+    while let Some(at) = spool.tidy_at() {
         assert_eq!(names(temp.path()).len(), 1);
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
+        spool.tidy();
     }
     assert_eq!(names(temp.path()), [""; 0]);
+}
+
+#[test]
+fn a_spare_file_that_is_not_the_one_of_its_name_is_not_written_over() {
+    let temp = tempfile::tempdir().unwrap();
+    let spool = Spool::open(&temp.path().join("spool")).unwrap();
+    let (id, _) = sized(&spool, 100);
+    let queued = spool.load(id).unwrap().unwrap();
+    // Somebody moves the file away, and puts a copy in its place.
+    let moved = temp.path().join("moved");
+    fs::rename(file(&spool, id), &moved).unwrap();
+    fs::copy(&moved, file(&spool, id)).unwrap();
+    let before = fs::read(&moved).unwrap();
+    queued.retire().map_err(|(_, error)| error).unwrap();
+    let (next, _) = sized(&spool, 200);
+    assert_eq!(fs::read(&moved).unwrap(), before);
+    assert_eq!(names(spool.dir()), [next.to_string()]);
+}
+
+#[test]
+fn a_message_that_its_maker_still_has_is_not_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let spool = Spool::open(temp.path()).unwrap();
+    let id = Id::new();
+    let (from, now) = ("<john@example.org>".parse().unwrap(), SystemTime::now());
+    let entry = NewEntry {
+        id,
+        from: &from,
+        received: now,
+        to: &paths(&["<mary@example.net>"]),
+        heading: HEADING,
+        body: &Body::from_bytes(Vec::new()),
+        next_try: now,
+    };
+    let queued = spool.accept(&entry).unwrap();
+    assert!(scan(&spool).is_empty());
+    drop(queued);
+    assert_eq!(scan(&spool).into_keys().collect::<Vec<_>>(), [id]);
 }
 
 #[test]

@@ -9,9 +9,11 @@
 
 use crate::message::Id;
 use crate::relay::plan::Plan;
+use crate::relay::queue::OPEN;
 use crate::relay::round::Failed;
 use crate::relay::sites::{Destination, Kind, Limits, Millis, Next, millis};
 use crate::spool::Queued;
+use crate::system::files_to_keep;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
@@ -37,6 +39,7 @@ pub(crate) struct Board {
     pub(crate) stopping: bool,
     /// Messages that have begun, for one destination, and that no worker has taken: their files need not be read.
     pub(crate) open: HashMap<Id, Queued>,
+    pub(crate) most_open: usize,
     idle: Vec<Arc<Seat>>,
     lingering: Vec<(Destination, Thread)>,
     /// How to end each thing under way.
@@ -56,6 +59,7 @@ impl Desk {
             limits: Limits::new(1),
             stopping: false,
             open: HashMap::new(),
+            most_open: files_to_keep(OPEN),
             idle: Vec::new(),
             lingering: Vec::new(),
             under_way: HashMap::new(),

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 
 /// Enough for a worker in a debug build; only what is used is ever in memory.
 const STACK: usize = 256 << 10;
-/// Files of messages whose first try is near that are kept open, at most.
+/// Files of messages whose first try is near that are kept open, at most; fewer where open files are few.
 pub(crate) const OPEN: usize = 128;
 /// Before a refused thread is asked for again.
 const HIRE_AGAIN: Millis = 1_000;
@@ -118,6 +118,12 @@ impl Queue {
         })
     }
 
+    /// The settings have changed.
+    pub fn reloaded(&self) {
+        drop(self.desk.board());
+        self.desk.notify();
+    }
+
     /// See [`QueueHandle::retry_all`].
     pub fn retry_all(&self) {
         self.desk.board().plan.retry_all();
@@ -168,6 +174,7 @@ fn schedule<O: Outside>(crew: &Arc<Crew<O>>) {
             });
             hire_at = short.then_some(now + HIRE_AGAIN);
         }
+        let tidy_at = crew.spool.tidy_at().map(|at| desk.at(at));
         if scan_at.is_some_and(|at| at <= now) {
             drop(board);
             scan_at = scan(crew);
@@ -176,8 +183,10 @@ fn schedule<O: Outside>(crew: &Arc<Crew<O>>) {
             if catch_unwind(AssertUnwindSafe(|| begin(crew, id))).is_err() {
                 log::error!("the queue panicked on id={id}; it waits for the next start");
             }
+        } else if tidy_at.is_some_and(|at| at <= now) {
+            drop(board);
+            crew.spool.tidy();
         } else {
-            let tidy_at = crew.spool.tidy().map(|at| desk.at(at));
             let until = [board.plan.next_due(), hire_at, scan_at, tidy_at]
                 .into_iter()
                 .flatten()
@@ -244,20 +253,18 @@ fn begin<O: Outside>(crew: &Crew<O>, id: Id) {
 fn begin_fresh<O: Outside>(crew: &Crew<O>, queued: Queued) {
     let to = queued.recipients.iter().map(|recipient| &recipient.to);
     let destinations = crew.destinations(to);
-    let limits = crew.outside.settings().limits;
     let mut board = crew.desk.board();
-    board.limits = limits;
     if board.stopping || !board.plan.admit(queued.id) {
         return;
     }
     let held = join(crew, &mut board, queued, destinations);
-    let is_held = held.is_some();
-    if let Some((queued, until)) = held {
-        // Before the board is let go: then it may be due, and another have the file.
-        hold(queued, until);
-    }
-    if crew.desk.staff(&mut board, |_| false) || is_held {
+    let short = crew.desk.staff(&mut board, |_| false);
+    drop(board);
+    if short || held.is_some() {
         crew.desk.notify();
+    }
+    if let Some((queued, until)) = held {
+        hold(queued, until);
     }
 }
 
@@ -277,7 +284,7 @@ fn join<O: Outside>(
             let wait = Duration::from_millis(until.saturating_sub(now));
             return Some((queued, SystemTime::now() + wait));
         }
-        None if alone && board.open.len() < OPEN => {
+        None if alone && queued.is_small() && board.open.len() < board.most_open => {
             board.open.insert(queued.id, queued);
         }
         None => {}

@@ -270,19 +270,21 @@ impl<O: Outside> Crew<O> {
         };
         let all_finished = queued.recipients.iter().enumerate().all(finished);
         if all_finished {
-            match queued.retire() {
-                Ok(false) => {}
-                // The scheduler tidies.
-                Ok(true) => self.desk.notify(),
-                Err((mut queued, e)) => {
-                    // Should it be there still, the next start finds it, finished.
-                    log::error!(
-                        "spool: cannot remove, or not durably, a finished message id={id}: {e}"
-                    );
-                    self.record(&mut queued, &done);
-                }
+            let retired = queued.retire();
+            if let Err((mut queued, e)) = retired {
+                // Should it be there still, the next start finds it, finished.
+                log::error!(
+                    "spool: cannot remove, or not durably, a finished message id={id}: {e}"
+                );
+                self.record(&mut queued, &done);
+                return self.desk.board().plan.forget(id);
             }
-            return self.desk.board().plan.forget(id);
+            self.desk.board().plan.forget(id);
+            if matches!(retired, Ok(true)) {
+                // The scheduler is to tidy. After the board was had, so that it cannot just have looked.
+                self.desk.notify();
+            }
+            return;
         }
         self.record(&mut queued, &done);
         let tries = queued.tries.saturating_add(u32::from(tried));

@@ -11,13 +11,14 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, renameat};
 use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The folder by path, for people, and by descriptor, for us.
 pub(crate) struct Folder {
@@ -28,6 +29,8 @@ pub(crate) struct Folder {
     /// Syncs that failed.
     failed: Arc<AtomicU64>,
     pub(crate) spares: Spares,
+    /// Messages in the hands of those who accept them; a scan passes them over.
+    held: Mutex<HashSet<Id>>,
 }
 
 type SyncFolder = Box<dyn Fn(Vec<Before>) -> Vec<io::Result<()>> + Send + Sync>;
@@ -78,7 +81,24 @@ impl Folder {
             syncs: Commit::new(Box::new(sync)),
             failed,
             spares: Spares::default(),
+            held: Mutex::default(),
         })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<Id>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new message is its maker's alone, until the result is dropped.
+    pub(crate) fn hold(self: &Arc<Folder>, id: Id) -> Hold {
+        self.held().insert(id);
+        let folder = Arc::clone(self);
+        Hold { folder, id }
+    }
+
+    /// Whether a message is somebody's alone.
+    pub(crate) fn is_held(&self, id: Id) -> bool {
+        self.held().contains(&id)
     }
 
     /// To be asked for before a change of names, for [`sync`](Folder::sync) after it.
@@ -120,6 +140,14 @@ impl Folder {
             return Err(error);
         }
         Ok(Some(new))
+    }
+
+    /// What a file is, if this name is its own: not if somebody has put another in its place.
+    pub(crate) fn status(&self, name: &str, file: &File) -> Option<Metadata> {
+        let named = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        let status = file.metadata().ok()?;
+        let same = named.st_ino == status.ino() && named.st_dev == status.dev();
+        same.then_some(status)
     }
 
     /// Gives a file another name, which nobody may have.
@@ -170,6 +198,19 @@ impl Folder {
         File::open(&corrupt)?.sync_all()?;
         self.sync(before)?;
         Ok(to)
+    }
+}
+
+/// See [`Folder::hold`].
+#[derive(Debug)]
+pub(crate) struct Hold {
+    folder: Arc<Folder>,
+    id: Id,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.folder.held().remove(&self.id);
     }
 }
 

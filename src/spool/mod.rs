@@ -114,8 +114,9 @@ impl Spool {
         &self.folder.path
     }
 
-    /// Takes a message: durable when it returns `Ok`, with the message as [`load`](Spool::load) would return it. On
-    /// `Err` nothing is left of it, and the error is the system's own, ENOSPC and all.
+    /// Takes a message: durable when it returns `Ok`, with the message as [`load`](Spool::load) would return it; until
+    /// that is dropped no [`scan`](Spool::scan) finds the message. On `Err` nothing is left of it, and the error is the
+    /// system's own, ENOSPC and all.
     pub fn accept(&self, entry: &NewEntry<'_>) -> io::Result<Queued> {
         let size = entry.heading.len() as u64 + entry.body.len();
         let (head, envelope) =
@@ -126,6 +127,7 @@ impl Spool {
                 "no recipients, or too many",
             ));
         }
+        let hold = self.folder.hold(entry.id);
         let mut draft = Draft::begin(&self.folder, entry.id, head.len() as u64 + size)?;
         write_message(&mut draft.file, &head, entry)?;
         draft.cut(head.len() as u64 + size)?;
@@ -136,13 +138,24 @@ impl Spool {
         // fdatasync would do for the content. fsync costs the same here and keeps the next try too.
         draft.file.sync_all()?;
         let file = draft.commit(entry.id)?;
-        Ok(Queued::accepted(&self.folder, file, head, envelope, entry))
+        Ok(Queued::accepted(
+            &self.folder,
+            file,
+            head,
+            envelope,
+            entry,
+            hold,
+        ))
     }
 
-    /// Removes the files that are kept for next messages, if none have come for a while. When to look again, if there
-    /// are such files.
-    pub fn tidy(&self) -> Option<Instant> {
-        self.folder.spares.tidy(&self.folder)
+    /// When to [`tidy`](Spool::tidy), if files are kept for next messages.
+    pub fn tidy_at(&self) -> Option<Instant> {
+        self.folder.spares.tidy_at()
+    }
+
+    /// Removes these files, if no message has come or gone for a while.
+    pub fn tidy(&self) {
+        self.folder.spares.tidy(&self.folder);
     }
 
     /// Removes them now.
@@ -174,6 +187,7 @@ impl Spool {
             let status = match (id, entry.metadata()) {
                 (_, Err(e)) if e.kind() == io::ErrorKind::NotFound => continue,
                 (_, Err(e)) => return Err(e),
+                (Some(id), Ok(_)) if self.folder.is_held(id) => continue,
                 (Some(id), Ok(status)) if status.is_file() => Some((id, status.modified()?)),
                 _ => None,
             };
@@ -266,9 +280,10 @@ struct Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         let Some(name) = self.name.take() else { return };
-        if let Err(errno) = unlinkat(&self.folder.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+        match unlinkat(&self.folder.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
             // The client is told 451 and comes again: the worst is a second copy.
-            log::error!("spool: could not remove {name} after a failure: {errno}");
+            Err(errno) => log::error!("spool: could not remove {name} after a failure: {errno}"),
         }
     }
 }

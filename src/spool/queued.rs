@@ -7,7 +7,7 @@
 //! finished the file is unlinked, which spares the last of these (states 7 and 8 of `spool/mod.rs`).
 
 use super::NewEntry;
-use super::folder::Folder;
+use super::folder::{Folder, Hold};
 use super::format::{self, Envelope, Fault};
 use super::spare::Spare;
 use crate::message::{Body, Id};
@@ -17,7 +17,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -69,6 +69,8 @@ pub struct Queued {
     head: Vec<u8>,
     body_at: usize,
     tries_at: u64,
+    /// Of a message that was just accepted: no scan finds it while this is there.
+    _hold: Option<Hold>,
 }
 
 /// Why a file was not opened.
@@ -95,7 +97,7 @@ impl Queued {
             Err(errno) => return Err(LoadError::Io(errno.into())),
         };
         let (head, envelope, next_try) = read_envelope(&file, id)?;
-        Ok(Queued::new(folder, file, head, envelope, next_try))
+        Ok(Queued::new(folder, file, head, envelope, next_try, None))
     }
 
     /// One that was just written, without reading it back.
@@ -105,6 +107,7 @@ impl Queued {
         mut head: Vec<u8>,
         envelope: Envelope,
         entry: &NewEntry<'_>,
+        hold: Hold,
     ) -> Queued {
         if let Some(content) = entry.body.as_bytes()
             && head.len() as u64 + envelope.size <= FIRST_READ as u64
@@ -112,7 +115,7 @@ impl Queued {
             head.extend_from_slice(entry.heading);
             head.extend_from_slice(content);
         }
-        Queued::new(folder, file, head, envelope, entry.next_try)
+        Queued::new(folder, file, head, envelope, entry.next_try, Some(hold))
     }
 
     fn new(
@@ -121,6 +124,7 @@ impl Queued {
         head: Vec<u8>,
         envelope: Envelope,
         next_try: SystemTime,
+        hold: Option<Hold>,
     ) -> Queued {
         let recipients = envelope.recipients.into_iter().map(|slot| Recipient {
             to: slot.to,
@@ -146,6 +150,7 @@ impl Queued {
             head,
             body_at: envelope.body_at,
             tries_at: envelope.tries_at as u64,
+            _hold: hold,
         }
     }
 
@@ -163,9 +168,15 @@ impl Queued {
         }
     }
 
-    /// Whether the file still has a name: whoever removes it takes the message out of the queue.
+    /// Whether the file still has its name: whoever removes it takes the message out of the queue.
     pub(crate) fn is_there(&self) -> bool {
-        self.file.metadata().is_ok_and(|status| status.nlink() > 0)
+        let name = self.id.to_string();
+        self.folder.status(&name, &self.file).is_some()
+    }
+
+    /// Whether little memory holds it.
+    pub(crate) fn is_small(&self) -> bool {
+        self.head.len() <= FIRST_READ
     }
 
     /// Whether nobody waits any more.

@@ -5,11 +5,12 @@
 //! `spool/mod.rs`, unfinished and never acknowledged, and the next start would remove it. A new message is written over
 //! it, or makes a file of its own if there is none. After [`KEPT`] without use all of them go.
 //!
-//! Nobody else may have such a file: one with a second hard link is not written over, and whoever finishes a message
-//! gives its open file away.
+//! Nobody else may have such a file: whoever finishes a message gives its open file away, and what somebody has put in
+//! its place, or has given a second hard link, is not written over.
 
 use super::folder::Folder;
 use super::queued::FIRST_READ;
+use crate::system::files_to_keep;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io;
@@ -17,7 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Spares at once. Each is an open file.
+/// Spares at once; each is an open file. Fewer where these are few.
 pub(crate) const MOST: usize = 128;
 /// A larger file is not kept, in octets: of what is not read whole at once, somebody might still read a body.
 const LARGEST: u64 = FIRST_READ as u64;
@@ -36,6 +37,7 @@ pub(crate) struct Spare {
 #[derive(Debug)]
 pub(crate) struct Spares {
     kept: Mutex<Kept>,
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,7 @@ impl Default for Spares {
         };
         Spares {
             kept: Mutex::new(kept),
+            most: files_to_keep(MOST),
         }
     }
 }
@@ -64,7 +67,7 @@ impl Spares {
 
     /// Whether one more of this length may be put.
     pub(crate) fn want(&self, len: u64) -> bool {
-        len <= LARGEST && self.kept().files.len() < MOST
+        len <= LARGEST && self.kept().files.len() < self.most
     }
 
     /// Whether it is the first one: then somebody should plan to [`tidy`](Spares::tidy).
@@ -85,27 +88,24 @@ impl Spares {
             let spare = kept.files.pop()?;
             kept.used = Instant::now();
             drop(kept);
-            match spare.file.metadata() {
-                Ok(status) if status.nlink() == 1 => return Some((spare, status.len())),
+            match folder.status(&spare.name, &spare.file) {
+                Some(status) if status.nlink() == 1 => return Some((spare, status.len())),
                 _ => discard(folder, &spare),
             }
         }
     }
 
-    /// Removes all if nobody has used one for a while. When to come again, if there are some.
-    pub(crate) fn tidy(&self, folder: &Folder) -> Option<Instant> {
-        let mut kept = self.kept();
-        if kept.files.is_empty() {
-            return None;
+    /// When to [`tidy`](Spares::tidy), if there are some.
+    pub(crate) fn tidy_at(&self) -> Option<Instant> {
+        let kept = self.kept();
+        (!kept.files.is_empty()).then(|| kept.used + KEPT)
+    }
+
+    /// Removes all if nobody has used one for a while.
+    pub(crate) fn tidy(&self, folder: &Folder) {
+        if self.tidy_at().is_some_and(|at| at <= Instant::now()) {
+            self.clear(folder);
         }
-        let until = kept.used + KEPT;
-        if Instant::now() < until {
-            return Some(until);
-        }
-        let gone = std::mem::take(&mut kept.files);
-        drop(kept);
-        gone.iter().for_each(|spare| discard(folder, spare));
-        None
     }
 
     /// Removes all.

@@ -46,10 +46,13 @@ fn read(dir: &Path, id: Id) -> io::Result<Option<Result<(Envelope, SystemTime), 
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
-    match read_envelope(&file, id) {
+    let read = read_envelope(&file, id);
+    // Finished meanwhile: another message may have been written over it.
+    if gone(&dir.join(id.to_string())) {
+        return Ok(None);
+    }
+    match read {
         Ok((_, envelope, next_try)) => Ok(Some(Ok((envelope, next_try)))),
-        // Finished meanwhile, and another message has been written over it: not damaged.
-        Err(LoadError::Damaged(_)) if gone(&dir.join(id.to_string())) => Ok(None),
         Err(LoadError::Damaged(why)) => Ok(Some(Err(why))),
         Err(LoadError::Vanished) => Ok(None),
         Err(LoadError::Io(e)) => Err(e),
