@@ -329,6 +329,22 @@ fn a_spare_file_that_is_not_the_one_of_its_name_is_not_written_over() {
 }
 
 #[test]
+fn who_still_has_a_finished_message_writes_nothing_into_the_next_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let spool = Spool::open(temp.path()).unwrap();
+    let (id, inode) = sized(&spool, 100);
+    let mut stale = spool.load(id).unwrap().unwrap();
+    retire(&spool, id);
+    let (next, same) = sized(&spool, 100);
+    assert_eq!(same, inode);
+    let before = fs::read(file(&spool, next)).unwrap();
+    stale.note(0, "mx said: 451 later").unwrap();
+    stale.finish_recipient(0, "mx said: 250 OK").unwrap();
+    stale.defer(9, SystemTime::now()).unwrap();
+    assert_eq!(fs::read(file(&spool, next)).unwrap(), before);
+}
+
+#[test]
 fn a_message_that_its_maker_still_has_is_not_found() {
     let temp = tempfile::tempdir().unwrap();
     let spool = Spool::open(temp.path()).unwrap();

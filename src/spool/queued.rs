@@ -194,8 +194,7 @@ impl Queued {
         for (index, answer) in fates {
             self.note(*index, answer)?;
             if let Some(recipient) = self.recipients.get(*index) {
-                self.file
-                    .write_all_at(format::state_field(true), recipient.state_at)?;
+                self.write(format::state_field(true), recipient.state_at)?;
             }
         }
         self.file.sync_data()?;
@@ -213,16 +212,25 @@ impl Queued {
             return Ok(());
         };
         recipient.last_answer = answer.to_owned();
-        self.file
-            .write_all_at(&format::answer_field(answer), recipient.answer_at)
+        let at = recipient.answer_at;
+        self.write(&format::answer_field(answer), at)
+    }
+
+    /// Writes a field over. Not into a file that has lost its name: somebody has taken the message out of the queue, and
+    /// by a fault of ours it might have another in it.
+    fn write(&self, field: &[u8], at: u64) -> io::Result<()> {
+        if self.is_there() {
+            self.file.write_all_at(field, at)
+        } else {
+            Ok(())
+        }
     }
 
     /// Sets the number of tries and the next one. The last write of a round, since every write sets the
     /// modification time; not synced: at worst the next try comes early.
     pub fn defer(&mut self, tries: u32, next_try: SystemTime) -> io::Result<()> {
         if tries != self.tries {
-            self.file
-                .write_all_at(&format::tries_field(tries), self.tries_at)?;
+            self.write(&format::tries_field(tries), self.tries_at)?;
         }
         self.file.set_modified(next_try)?;
         (self.tries, self.next_try) = (tries, next_try);
