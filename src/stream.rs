@@ -15,6 +15,9 @@ const LOOK: Duration = Duration::from_micros(60);
 /// A peer that answers within this time is near.
 const NEAR: Duration = Duration::from_millis(1);
 
+/// A read that brings as much, in octets, is part of something larger.
+const FLOW: usize = 2048;
+
 /// What a conversation needs from its stream beyond reading and writing.
 pub trait Stream: Read + Write {
     /// Bounds each following read; expiry is an error of kind `WouldBlock` or `TimedOut`.
@@ -73,11 +76,16 @@ impl Stream for &TcpStream {
 #[derive(Debug)]
 pub(crate) struct Reader {
     near: bool,
+    /// The last read brought so much that more is on its way, or here.
+    flows: bool,
 }
 
 impl Default for Reader {
     fn default() -> Reader {
-        Reader { near: true }
+        Reader {
+            near: true,
+            flows: false,
+        }
     }
 }
 
@@ -88,24 +96,32 @@ impl Reader {
     /// What the stream reports.
     pub(crate) fn read<S: Stream>(&mut self, stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
         let begun = Instant::now();
-        if self.near {
-            match look(stream, buf) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
+        let looked = match self.near {
+            true => look(stream, buf, self.flows),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        };
+        let read = match looked {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let read = stream.read(buf);
+                self.near = begun.elapsed() < NEAR;
+                read
             }
-        }
-        let read = stream.read(buf);
-        self.near = begun.elapsed() < NEAR;
+            other => other,
+        };
+        self.flows = read.as_ref().is_ok_and(|n| *n >= FLOW);
         read
     }
 }
 
-/// Looks for input without sleeping: an error of kind `WouldBlock` if nothing came.
-pub(crate) fn look<S: Stream>(stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
+/// Looks for input without sleeping: an error of kind `WouldBlock` if nothing came. `at_once`: it may be here already;
+/// else who has just been answered is given a moment first.
+pub(crate) fn look<S: Stream>(stream: &mut S, buf: &mut [u8], at_once: bool) -> io::Result<usize> {
     let until = Instant::now() + LOOK;
+    let mut patient = !at_once;
     loop {
-        // First: who has just been answered needs a moment.
-        thread::yield_now();
+        if std::mem::replace(&mut patient, true) {
+            thread::yield_now();
+        }
         match stream.read_now(buf) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {}
             other => return other,

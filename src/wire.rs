@@ -156,7 +156,7 @@ impl<S: Stream> Wire<S> {
         let mut dropped = [0; FIRST_READ];
         loop {
             // A client that has what it wanted is gone at once: no system call for a timeout.
-            let read = match look(&mut self.stream, &mut dropped) {
+            let read = match look(&mut self.stream, &mut dropped, false) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() || self.stream.set_read_timeout(left).is_err() {
