@@ -49,7 +49,7 @@ struct InForce {
     settings: Arc<Settings>,
 }
 
-/// Is told of a new spool file.
+/// Is given a new spool file.
 type OnQueued = dyn Fn(Queued) + Send + Sync;
 
 /// The post office of one daemon; shared by the receiver and the queue.

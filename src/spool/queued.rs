@@ -4,7 +4,7 @@
 //! writes only its own recipients' fields, and one of them at the end the number of tries.
 //!
 //! A recipient is finished by a state and an answer written in place and an fdatasync. When everybody is
-//! finished the file is unlinked, which spares the last of these (states 7 and 8 of `spool/mod.rs`).
+//! finished the file is unlinked or renamed, which spares the last of these (states 7 and 8 of `spool/mod.rs`).
 
 use super::NewEntry;
 use super::folder::{Folder, Hold};
