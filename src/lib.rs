@@ -71,6 +71,7 @@
 
 // Hidden ones: the command's own, public for it and for its tests.
 mod accept;
+mod ahead;
 #[doc(hidden)]
 pub mod cli;
 mod client;

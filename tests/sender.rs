@@ -9,7 +9,7 @@ use hop::Act::{Close, Hang, Say};
 use hop::Hop;
 use hop::Step::{Data, Mail, Rcpt, Rset};
 use sending::{PATIENT, open, paths, send, target, told};
-use smtpd788::message::Body;
+use smtpd788::message::{Body, BodyWriter};
 use smtpd788::relay::sender::{Connection, Fate, Target};
 use std::io::Write;
 use std::net::TcpListener;
@@ -105,14 +105,18 @@ fn mail_data_is_carried_unchanged() {
     let hop = Hop::good();
     let mut connection = open(&hop, PATIENT);
     let from = "<>".parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
     for (content, expected) in &table {
-        // From memory, and from a region of a file.
+        // From memory, from a region of a file, and as it is received: if it is large, the beginning from a file.
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"before\n").unwrap();
         file.write_all(content).unwrap();
         file.write_all(b"after\n").unwrap();
         let region = Body::from_file(file, 7, content.len() as u64);
-        for body in [Body::from_bytes(content.to_vec()), region] {
+        let mut received = BodyWriter::new(folder.path());
+        received.push(content);
+        let received = received.finish().unwrap();
+        for body in [Body::from_bytes(content.to_vec()), region, received] {
             let fates = connection.send(&from, &paths(&["a"]), &body);
             assert!(matches!(&fates[..], [Fate::Delivered(_)]), "{fates:?}");
             let got = hop.told().pop().unwrap().data.pop().unwrap();

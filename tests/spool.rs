@@ -1,6 +1,6 @@
 //! The spool's folder in every state that a crash can leave, laid out by hand, and its ordinary life.
 
-use smtpd788::message::{Body, Id};
+use smtpd788::message::{Body, BodyWriter, Id};
 use smtpd788::smtp::address::{ForwardPath, ReversePath};
 use smtpd788::spool::{self, NewEntry, Spool, SpoolError, State};
 use std::collections::BTreeMap;
@@ -166,7 +166,17 @@ fn a_large_body_comes_from_its_file_region() {
     )
     .unwrap();
     let body = spool.load(id).unwrap().unwrap().body().unwrap();
-    assert!(body.as_file().is_some());
+    assert!(body.in_file().is_some());
+    assert_eq!(content(&body), [HEADING, &text].concat());
+
+    // As it is received: the beginning in a file, the rest in memory.
+    let mut writer = BodyWriter::new(temp.path());
+    writer.push(&text);
+    let split = writer.finish().unwrap();
+    assert!(split.in_file().is_some() && !split.in_memory().is_empty());
+    let id = Id::new();
+    accept(&spool, id, &["<mary@example.net>"], &split).unwrap();
+    let body = spool.load(id).unwrap().unwrap().body().unwrap();
     assert_eq!(content(&body), [HEADING, &text].concat());
 }
 

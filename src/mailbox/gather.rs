@@ -1,14 +1,14 @@
 //! Writing copies to an open mbox file in as few calls as there can be: what is in memory is
-//! gathered, uncopied, into pwritev; large content that lies in a file goes from file to file
-//! inside the kernel, or through one buffer if it needs quoting. Writes at an offset of the
+//! gathered, uncopied, into pwritev; the part of a large message that lies in a file goes from file
+//! to file inside the kernel, or all of it through one buffer if it needs quoting. Writes at an offset of the
 //! caller's, syncs nothing, and on an error leaves the file in whatever state it is in: cutting it
 //! back is the caller's.
 
+use crate::ahead::{self, Ahead};
 use crate::mailbox::Copy;
 use crate::mailbox::quote::{Quoter, most_added};
 use crate::message::Body;
 use nix::errno::Errno;
-use nix::sys::sendfile::sendfile;
 use nix::sys::uio::pwritev;
 use std::fs::File;
 use std::io::{self, IoSlice, Seek, SeekFrom};
@@ -26,11 +26,8 @@ pub(crate) fn most_octets(copies: &[Copy]) -> u64 {
         } else {
             0
         };
-        let end = copy
-            .body
-            .as_bytes()
-            .map_or(b"\n\n".as_slice(), ending)
-            .len();
+        // What cannot be read ends in the longer way, until it is written.
+        let end = ending(&copy.body).map_or(2, <[u8]>::len);
         copy.heading.len() as u64 + copy.body.len() + quoting + end as u64
     };
     copies.iter().map(most).sum()
@@ -44,79 +41,53 @@ pub(crate) fn write_copies(
     gap: &'static [u8],
     copies: &[Copy],
 ) -> io::Result<u64> {
-    let mut gather = Gather {
+    let mut place = Place {
         file,
         at,
+        ahead: Ahead::new(file, at),
+    };
+    let mut gather = Gather {
+        place: &mut place,
         parts: Vec::with_capacity(3 * copies.len() + 1),
     };
     gather.push(gap)?;
     for copy in copies {
         let body: &Body = &copy.body;
         gather.push(&copy.heading)?;
-        let end = match (body.as_bytes(), body.as_file()) {
-            (Some(bytes), _) => {
-                if body.may_need_quoting() {
-                    gather.push_quoted(bytes)?;
-                } else {
-                    gather.push(bytes)?;
-                }
-                ending(bytes)
-            }
-            (None, Some((source, offset))) if !body.may_need_quoting() => {
-                gather.send(body, source, offset)?;
-                ending(&last_octet(body)?)
-            }
-            (None, _) => {
+        match (body.in_file(), body.may_need_quoting()) {
+            (Some(_), true) => {
                 gather.flush()?;
-                gather.at = write_chunks(file, gather.at, body)?;
-                ending(&last_octet(body)?)
+                write_chunks(gather.place, body)?;
             }
-        };
-        gather.push(end)?;
+            (Some((source, offset, len)), false) => {
+                gather.flush()?;
+                match gather.place.send(source, offset, len)? {
+                    true => gather.push(body.in_memory())?,
+                    false => write_chunks(gather.place, body)?,
+                }
+            }
+            (None, true) => gather.push_quoted(body.in_memory())?,
+            (None, false) => gather.push(body.in_memory())?,
+        }
+        gather.push(ending(body)?)?;
+        if body.len() >= ahead::PIECE {
+            gather.flush()?;
+        }
     }
     gather.flush()?;
-    Ok(gather.at)
+    Ok(place.at)
 }
 
-/// Parts that lie in memory, for the next place in the file.
-struct Gather<'a> {
-    file: &'a File,
+/// Where in the file the next octets go.
+struct Place<'f> {
+    file: &'f File,
     at: u64,
-    parts: Vec<IoSlice<'a>>,
+    ahead: Ahead<'f>,
 }
 
-impl<'a> Gather<'a> {
-    fn push(&mut self, part: &'a [u8]) -> io::Result<()> {
-        if part.is_empty() {
-            return Ok(());
-        }
-        if self.parts.len() == MOST_PARTS {
-            self.flush()?;
-        }
-        self.parts.push(IoSlice::new(part));
-        Ok(())
-    }
-
-    fn push_quoted(&mut self, content: &'a [u8]) -> io::Result<()> {
-        let mut quoter = Quoter::new();
-        self.push_piece(&mut quoter, content)?;
-        let mut outcome = Ok(());
-        quoter.finish(|part| outcome = self.push(part));
-        outcome
-    }
-
-    fn push_piece(&mut self, quoter: &mut Quoter, piece: &'a [u8]) -> io::Result<()> {
-        let mut outcome = Ok(());
-        quoter.feed(piece, |part| {
-            if outcome.is_ok() {
-                outcome = self.push(part);
-            }
-        });
-        outcome
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let mut parts = &mut self.parts[..];
+impl Place<'_> {
+    fn write(&mut self, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.ahead.reach(self.at);
         while !parts.is_empty() {
             let written = match pwritev(self.file, parts, offset(self.at)?) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -127,39 +98,72 @@ impl<'a> Gather<'a> {
             self.at += written as u64;
             IoSlice::advance_slices(&mut parts, written);
         }
-        self.parts.clear();
         Ok(())
     }
 
-    /// Content of a file, moved inside the kernel.
-    fn send(&mut self, body: &Body, source: &File, start: u64) -> io::Result<()> {
-        self.flush()?;
+    /// Content of a file, moved inside the kernel; false, and nothing moved, if that cannot be between these two kinds
+    /// of file.
+    fn send(&mut self, source: &File, offset: u64, len: u64) -> io::Result<bool> {
+        const CANNOT: [Errno; 3] = [Errno::EINVAL, Errno::ENOSYS, Errno::EOPNOTSUPP];
         let mut out = self.file;
         out.seek(SeekFrom::Start(self.at))?;
-        let (mut from, end) = (offset(start)?, offset(start + body.len())?);
-        while from < end {
-            let before = from;
-            let most = usize::try_from(end - from).unwrap_or(usize::MAX);
-            match sendfile(self.file, source, Some(&mut from), most) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(sent) => self.at += sent as u64,
-                Err(Errno::EINTR) => {}
-                // Not between these two kinds of file.
-                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
-                    if before == offset(start)? =>
-                {
-                    self.at = write_chunks(self.file, self.at, body)?;
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let (sent, outcome) = self.ahead.send(self.at, source, offset, len);
+        self.at += sent;
+        match outcome {
+            Ok(()) => Ok(true),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(errno) if sent == 0 && CANNOT.contains(&errno) => Ok(false),
+                _ => Err(error),
+            },
         }
+    }
+}
+
+/// Parts that lie in memory, for the next place in the file.
+struct Gather<'p, 'f, 'd> {
+    place: &'p mut Place<'f>,
+    parts: Vec<IoSlice<'d>>,
+}
+
+impl<'d> Gather<'_, '_, 'd> {
+    fn push(&mut self, part: &'d [u8]) -> io::Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        if self.parts.len() == MOST_PARTS {
+            self.flush()?;
+        }
+        self.parts.push(IoSlice::new(part));
+        Ok(())
+    }
+
+    fn push_quoted(&mut self, content: &'d [u8]) -> io::Result<()> {
+        let mut quoter = Quoter::new();
+        self.push_piece(&mut quoter, content)?;
+        let mut outcome = Ok(());
+        quoter.finish(|part| outcome = self.push(part));
+        outcome
+    }
+
+    fn push_piece(&mut self, quoter: &mut Quoter, piece: &'d [u8]) -> io::Result<()> {
+        let mut outcome = Ok(());
+        quoter.feed(piece, |part| {
+            if outcome.is_ok() {
+                outcome = self.push(part);
+            }
+        });
+        outcome
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.place.write(&mut self.parts)?;
+        self.parts.clear();
         Ok(())
     }
 }
 
-/// Writes `body`, quoted, through a buffer; returns where it ends.
-fn write_chunks(file: &File, mut at: u64, body: &Body) -> io::Result<u64> {
+/// Writes `body`, quoted, through a buffer.
+fn write_chunks(place: &mut Place, body: &Body) -> io::Result<()> {
     let mut quoter = Quoter::new();
     let mut chunk = vec![0; CHUNK];
     let mut done = 0;
@@ -172,37 +176,25 @@ fn write_chunks(file: &File, mut at: u64, body: &Body) -> io::Result<u64> {
         };
         done += len as u64;
         let mut gather = Gather {
-            file,
-            at,
+            place,
             parts: Vec::new(),
         };
         gather.push_piece(&mut quoter, &chunk[..len])?;
         gather.flush()?;
-        at = gather.at;
     }
     let mut gather = Gather {
-        file,
-        at,
+        place,
         parts: Vec::new(),
     };
     let mut outcome = Ok(());
     quoter.finish(|part| outcome = gather.push(part));
     outcome?;
-    gather.flush()?;
-    Ok(gather.at)
+    gather.flush()
 }
 
 /// What ends a message whose content ends like this: an empty line. Empty content follows a
 /// heading, which ends in LF.
-fn ending(content: &[u8]) -> &'static [u8] {
-    if content.is_empty() || content.ends_with(b"\n") {
-        b"\n"
-    } else {
-        b"\n\n"
-    }
-}
-
-fn last_octet(body: &Body) -> io::Result<[u8; 1]> {
+fn ending(body: &Body) -> io::Result<&'static [u8]> {
     let mut last = [b'\n'];
     if let Some(at) = body.len().checked_sub(1) {
         while let Err(error) = body.read_at(at, &mut last) {
@@ -211,7 +203,10 @@ fn last_octet(body: &Body) -> io::Result<[u8; 1]> {
             }
         }
     }
-    Ok(last)
+    Ok(match &last {
+        b"\n" => b"\n",
+        _ => b"\n\n",
+    })
 }
 
 fn offset(at: u64) -> io::Result<i64> {

@@ -340,9 +340,11 @@ fn bounded(mut text: String) -> String {
 
 /// The next piece, at least one octet; `buffer` is for what is not in memory.
 fn read<'a>(body: &'a Body, at: u64, buffer: &'a mut Vec<u8>) -> std::io::Result<&'a [u8]> {
-    let piece = match body.as_bytes() {
-        Some(bytes) => {
-            let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..));
+    let in_file = body.in_file().map_or(0, |(_, _, len)| len);
+    let piece = match at.checked_sub(in_file) {
+        Some(at) => {
+            let rest = usize::try_from(at).ok();
+            let rest = rest.and_then(|at| body.in_memory().get(at..));
             let rest = rest.unwrap_or_default();
             &rest[..rest.len().min(PIECE)]
         }

@@ -61,7 +61,7 @@ impl DataReader {
 
     /// Decodes `input`, handing pieces of LF-ended content to `out`. Stops just after the end of data;
     /// what follows is commands. Nothing more is handed on once the message is bad.
-    pub fn feed(&mut self, input: &[u8], out: &mut dyn FnMut(&[u8])) -> Progress {
+    pub fn feed(&mut self, input: &[u8], out: &mut impl FnMut(&[u8])) -> Progress {
         // input[from..at] is content that has been read and not yet handed on.
         let (mut from, mut at) = (0, 0);
         while let Some(&octet) = input.get(at) {
@@ -129,7 +129,7 @@ impl DataReader {
         self.place == Place::DotCr || self.end == LineEnd::Lf
     }
 
-    fn hand_on(&self, content: &[u8], out: &mut dyn FnMut(&[u8])) {
+    fn hand_on(&self, content: &[u8], out: &mut impl FnMut(&[u8])) {
         if !self.bad && !content.is_empty() {
             out(content);
         }

@@ -33,6 +33,7 @@ pub mod queued;
 mod spare;
 mod table;
 
+use crate::ahead::Ahead;
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use folder::{Folder, Name, lock, make_folder};
@@ -295,39 +296,27 @@ impl Drop for Spool {
 }
 
 fn write_message(file: &mut File, envelope: &[u8], entry: &NewEntry<'_>) -> io::Result<()> {
-    let content = entry.body.as_bytes().unwrap_or_default();
-    let mut slices = [
-        IoSlice::new(envelope),
-        IoSlice::new(entry.heading),
-        IoSlice::new(content),
-    ];
-    let mut rest = &mut slices[..];
-    IoSlice::advance_slices(&mut rest, 0);
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut rest, n),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+    let (in_file, in_memory) = (entry.body.in_file(), entry.body.in_memory());
+    let head = [IoSlice::new(envelope), IoSlice::new(entry.heading)];
+    match in_file {
+        None => write_all(file, &mut [head[0], head[1], IoSlice::new(in_memory)]),
+        Some((source, offset, len)) => {
+            write_all(file, &mut { head })?;
+            let at = (envelope.len() + entry.heading.len()) as u64;
+            Ahead::new(file, at).send(at, source, offset, len).1?;
+            write_all(file, &mut [IoSlice::new(in_memory)])
         }
-    }
-    match entry.body.as_file() {
-        Some((from, offset)) => send_region(file, from, offset, entry.body.len()),
-        None => Ok(()),
     }
 }
 
-/// Copies inside the kernel.
-fn send_region(to: &File, from: &File, offset: u64, len: u64) -> io::Result<()> {
-    let mut at = i64::try_from(offset).map_err(io::Error::other)?;
-    let mut left = len;
-    while left > 0 {
-        let chunk = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
-        match nix::sys::sendfile::sendfile64(to, from, Some(&mut at), chunk) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => left -= n as u64,
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+fn write_all(file: &mut File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match file.write_vectored(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut parts, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
     Ok(())

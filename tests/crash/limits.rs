@@ -100,10 +100,10 @@ fn a_full_disk_is_no_room_until_there_is_some() {
     for (to, size) in [
         (LOCAL, 2 << 20),
         (FAR, 2 << 20),
-        (LOCAL, 700_000),
-        (FAR, 700_000),
+        (LOCAL, 900_000),
+        (FAR, 900_000),
     ] {
-        // 700 kB fit once, but not a second time: spilled, and then in its place.
+        // 900 kB fit once, but not with the part that was spilled before.
         assert_eq!(send(&mut client, to, 2, size), "452", "{to} {size}");
         assert!(mbox() == before);
         assert_eq!(left(), household);

@@ -1,6 +1,6 @@
 //! What lies in the mbox file, octet by octet, and how many syncs it took.
 
-use crate::place::{HEADING, Place, copy, expected, spilled};
+use crate::place::{HEADING, Place, copy, expected, received, spilled};
 use smtpd788::mailbox::{Copy, MailboxError};
 use smtpd788::message::Body;
 use std::fs::{self};
@@ -45,6 +45,7 @@ fn a_body_in_a_file_gives_the_same_octets() {
         "a\n>>From ",
         "a\nFrom",
         big.as_str(),
+        big.strip_suffix('\n').unwrap(),
         quoted.as_str(),
     ] {
         let place = Place::new();
@@ -52,9 +53,12 @@ fn a_body_in_a_file_gives_the_same_octets() {
         mailboxes
             .deliver(&place.mbox, spilled(body.as_bytes()))
             .unwrap();
+        mailboxes
+            .deliver(&place.mbox, received(body.as_bytes()))
+            .unwrap();
         mailboxes.deliver(&place.mbox, copy("after")).unwrap();
         assert!(
-            place.content() == expected(&[body, "after"]),
+            place.content() == expected(&[body, body, "after"]),
             "{} octets",
             body.len()
         );

@@ -1,7 +1,7 @@
 //! A private folder with a spool, copies to deliver, and what an mbox should then hold.
 
 use smtpd788::mailbox::{Copy, Mailboxes};
-use smtpd788::message::Body;
+use smtpd788::message::{Body, BodyWriter};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -86,6 +86,17 @@ pub(crate) fn spilled(body: &[u8]) -> Copy {
     Copy {
         heading: Arc::from(HEADING.as_bytes()),
         body: Arc::new(body),
+    }
+}
+
+/// A copy of a body as it is received: beyond what is kept in memory, its beginning is in a file.
+pub(crate) fn received(body: &[u8]) -> Copy {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = BodyWriter::new(folder.path());
+    writer.push(body);
+    Copy {
+        heading: Arc::from(HEADING.as_bytes()),
+        body: Arc::new(writer.finish().unwrap()),
     }
 }
 
