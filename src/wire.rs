@@ -145,15 +145,23 @@ impl<S: Stream> Wire<S> {
     }
 
     /// Ends the conversation so that no reply is lost to a reset: sends what waits, within `wait`, ends writing, then
-    /// reads and drops what the peer still sends, for `linger` at most.
-    pub fn close(mut self, wait: Duration, linger: Duration) {
+    /// reads and drops what the peer still sends, for `linger` at most. `quit`: it said that it sends no more, and is
+    /// waited for only if it has not kept to that.
+    pub fn close(mut self, wait: Duration, linger: Duration, quit: bool) {
         let sent = self.send_replies(wait, S::write_last);
         if sent.is_err() || self.stream.end_writing().is_err() {
             return;
         }
+        let mut dropped = [0; FIRST_READ];
+        if quit && self.buffered().is_empty() {
+            match self.stream.read_now(&mut dropped) {
+                Ok(n) if n > 0 => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                _ => return,
+            }
+        }
         let deadline = Instant::now() + linger;
         self.input = Vec::new();
-        let mut dropped = [0; FIRST_READ];
         loop {
             // A client that has what it wanted is gone at once: no system call for a timeout.
             let read = match look(&mut self.stream, &mut dropped, false) {
