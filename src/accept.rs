@@ -331,7 +331,7 @@ fn refuse(stream: &TcpStream, settings: &Settings, linger: Duration) {
         .set_write_timeout(Some(PAUSE_MAX))
         .and_then(|()| (&*stream).write_all(&line));
     if sent.is_ok() {
-        Wire::new(stream, PAUSE_MAX).close(PAUSE_MAX, linger, false);
+        Wire::new(stream, PAUSE_MAX).close(PAUSE_MAX, linger);
     }
 }
 

@@ -94,7 +94,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             let linger = if polite { LINGER } else { Duration::ZERO };
             let wait = self.settings.timeout();
             if self.wire.reply(&reply, wait).is_ok() {
-                self.wire.close(wait, linger, !reply.is_error());
+                self.wire.close(wait, linger);
             }
         }
         info!("disconnect client={peer}");

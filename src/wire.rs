@@ -145,23 +145,15 @@ impl<S: Stream> Wire<S> {
     }
 
     /// Ends the conversation so that no reply is lost to a reset: sends what waits, within `wait`, ends writing, then
-    /// reads and drops what the peer still sends, for `linger` at most. `quit`: it said that it sends no more, and is
-    /// waited for only if it has not kept to that.
-    pub fn close(mut self, wait: Duration, linger: Duration, quit: bool) {
+    /// reads and drops what the peer still sends, for `linger` at most.
+    pub fn close(mut self, wait: Duration, linger: Duration) {
         let sent = self.send_replies(wait, S::write_last);
         if sent.is_err() || self.stream.end_writing().is_err() {
             return;
         }
-        let mut dropped = [0; FIRST_READ];
-        if quit && self.buffered().is_empty() {
-            match self.stream.read_now(&mut dropped) {
-                Ok(n) if n > 0 => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                _ => return,
-            }
-        }
         let deadline = Instant::now() + linger;
         self.input = Vec::new();
+        let mut dropped = [0; FIRST_READ];
         loop {
             // A client that has what it wanted is gone at once: no system call for a timeout.
             let read = match look(&mut self.stream, &mut dropped, false) {
@@ -342,60 +334,5 @@ mod tests {
         let mut wire = Wire::new(&script, WAIT);
         let error = wire.fill(WAIT, Instant::now()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-    /// Nothing comes any more, and whoever sleeps for it sleeps for ever.
-    #[derive(Default)]
-    struct Silent {
-        ended: RefCell<bool>,
-    }
-
-    impl Read for &Silent {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            panic!("slept");
-        }
-    }
-
-    impl Write for &Silent {
-        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            Ok(buf.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Stream for &Silent {
-        fn set_read_timeout(&self, _: Duration) -> io::Result<()> {
-            Ok(())
-        }
-        fn set_write_timeout(&self, _: Duration) -> io::Result<()> {
-            Ok(())
-        }
-        fn read_now(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-        fn write_last(&mut self, buf: &[u8]) -> io::Result<usize> {
-            self.write(buf)
-        }
-        fn end_writing(&self) -> io::Result<()> {
-            *self.ended.borrow_mut() = true;
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn who_has_said_quit_is_not_waited_for() {
-        let silent = Silent::default();
-        Wire::new(&silent, WAIT).close(WAIT, WAIT, true);
-        assert!(*silent.ended.borrow());
-    }
-
-    #[test]
-    fn what_comes_after_quit_is_read_and_dropped() {
-        let script = Script::default();
-        let more = ["NOOP\r\n", "NOOP\r\n"].map(|line| line.as_bytes().to_vec());
-        script.pieces.borrow_mut().extend(more);
-        Wire::new(&script, WAIT).close(WAIT, WAIT, true);
-        assert!(script.pieces.borrow().is_empty());
     }
 }
