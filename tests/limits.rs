@@ -3,11 +3,13 @@
 #[path = "common/daemon.rs"]
 mod daemon;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use daemon::{Setup, wait_until};
+use socket2::Type;
 
 #[test]
 fn one_client_too_many_is_told_421_and_a_place_is_given_back() {
@@ -156,4 +158,25 @@ fn no_reply_is_lost_when_the_client_has_sent_more_than_is_read() {
         client.expect("220");
         client.expect("221 mail.example ");
     }
+}
+
+#[test]
+fn no_reply_is_lost_to_what_a_client_sends_after_quit() {
+    let daemon = Setup::default().start();
+    let addr = daemon.addr();
+    let socket = socket2::Socket::new(socket2::Domain::for_address(addr), Type::STREAM, None);
+    let socket = socket.unwrap();
+    // It takes little at a time, so replies are on their way for long.
+    socket.set_recv_buffer_size(2048).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    let mut client = TcpStream::from(socket);
+    let noops = 2000;
+    write!(client, "HELO a.b\r\n{}QUIT\r\n", "NOOP\r\n".repeat(noops)).unwrap();
+    for _ in 0..100 {
+        thread::sleep(Duration::from_millis(1));
+        client.write_all(b"\r\n").unwrap();
+    }
+    let mut replies = String::new();
+    client.read_to_string(&mut replies).unwrap();
+    assert_eq!(replies.lines().count(), noops + 3);
 }
