@@ -236,6 +236,9 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
                 body = None;
             }
             if progress.done {
+                if size - reader.ending() as u64 > settings.max_message_size {
+                    body = None;
+                }
                 break;
             }
             let deadline = begun + wait + Duration::from_secs(size / MIN_RATE);

@@ -375,3 +375,24 @@ fn a_message_to_very_many_is_logged_whole() {
     assert_eq!(daemon.matching("accepted ").len(), 1);
     assert_eq!(daemon.matching("lost").len(), 0);
 }
+
+#[test]
+fn the_size_limit_is_the_same_for_all_line_ends() {
+    let daemon = Setup::with("MAX_MESSAGE_SIZE = 1K\n").start();
+    for end in ["\r\n", "\n"] {
+        let mut client = daemon.connect();
+        client.expect("220");
+        let mut say = |text: &str, code| {
+            client.send(format!("{text}{end}"));
+            client.expect(code);
+        };
+        say("HELO client.test", "250");
+        for (size, code) in [(1024, "250"), (1025, "552"), (1026, "552")] {
+            say("MAIL FROM:<a@b>", "250");
+            say("RCPT TO:<john@mail.example>", "250");
+            say("DATA", "354");
+            let line = "x".repeat(size - end.len());
+            say(&format!("{line}{end}."), code);
+        }
+    }
+}

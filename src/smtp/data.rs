@@ -21,6 +21,7 @@ pub struct DataReader {
     end: LineEnd,
     place: Place,
     bad: bool,
+    ending: usize,
 }
 
 /// Where the next octet stands.
@@ -56,6 +57,7 @@ impl DataReader {
             end,
             place: Place::LineStart,
             bad: false,
+            ending: 0,
         }
     }
 
@@ -68,6 +70,7 @@ impl DataReader {
             match (self.place, octet) {
                 (Place::Done, _) => break,
                 (Place::Dot | Place::DotCr, b'\n') if self.ends_here() => {
+                    self.ending = if self.place == Place::Dot { 2 } else { 3 };
                     self.place = Place::Done;
                     at += 1;
                     from = at;
@@ -122,6 +125,11 @@ impl DataReader {
     /// A bare CR or LF was seen: the answer at the end is `554`.
     pub fn is_bad(&self) -> bool {
         self.bad
+    }
+
+    /// Octets of the line that ended mail data, its line end included; 0 before that.
+    pub fn ending(&self) -> usize {
+        self.ending
     }
 
     /// Whether an LF after a line's lone dot, or its dot and CR, is the end of data.
