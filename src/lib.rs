@@ -72,6 +72,7 @@
 // Hidden ones: the command's own, public for it and for its tests.
 mod accept;
 mod ahead;
+mod body;
 #[doc(hidden)]
 pub mod cli;
 mod client;

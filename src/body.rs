@@ -1,0 +1,389 @@
+//! The content of a message: collected as it comes, in memory and beyond that in a file, and read back.
+//!
+//! Content is kept with LF line ends and without the dots of transparency (RFC 788 4.5.2); neither a bare CR nor a
+//! bare LF gets this far, so CRLF can be put back exactly. It stays in memory up to [`MEMORY_LIMIT`]; of more than that
+//! the beginning goes to a file without a name, which the kernel drops with its last descriptor, so that a client that
+//! vanishes or a daemon that is killed leaves nothing behind. A failed write is kept until [`BodyWriter::finish`],
+//! because the answer to mail data comes after its end.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::mem;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use memchr::{memchr, memmem};
+
+use crate::message::Id;
+
+/// Octets of one message held in memory; with its read buffer a client stays far below 1 MiB.
+pub const MEMORY_LIMIT: usize = 512 * 1024;
+
+/// How much leaves memory at a time when that is full, in octets.
+const SPILL: usize = MEMORY_LIMIT / 2;
+
+/// The buffer of a message, in octets: at first, which most fit in, and before it grows to all that it may have at once.
+const BUFFER: usize = 4 * 1024;
+const BUFFER_MAX: usize = 64 * 1024;
+
+/// Mail data with LF line ends: in memory, in a region of a file, or its beginning there and the rest in memory. Threads
+/// may share it: reads carry their offset.
+#[derive(Debug)]
+pub struct Body {
+    /// Its beginning, or all of it.
+    region: Option<Region>,
+    rest: Vec<u8>,
+    may_need_quoting: bool,
+}
+
+#[derive(Debug)]
+struct Region {
+    file: File,
+    offset: u64,
+    len: u64,
+}
+
+impl Body {
+    /// Content in memory.
+    pub fn from_bytes(bytes: Vec<u8>) -> Body {
+        let may_need_quoting = has_from(&bytes);
+        Body {
+            region: None,
+            rest: bytes,
+            may_need_quoting,
+        }
+    }
+
+    /// `len` octets at `offset` of `file`, which must be readable and keep its content.
+    pub fn from_file(file: File, offset: u64, len: u64) -> Body {
+        Body {
+            region: Some(Region { file, offset, len }),
+            rest: Vec::new(),
+            may_need_quoting: true,
+        }
+    }
+
+    /// Its length in octets, line ends counted as one.
+    pub fn len(&self) -> u64 {
+        let region = self.region.as_ref().map_or(0, |region| region.len);
+        region + self.rest.len() as u64
+    }
+
+    /// Whether it has no octets at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The content, if all of it is in memory.
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        match &self.region {
+            None => Some(&self.rest),
+            Some(_) => None,
+        }
+    }
+
+    /// What is in a file, always the beginning: the file, the offset in it and the length there, in octets.
+    pub fn in_file(&self) -> Option<(&File, u64, u64)> {
+        let region = self.region.as_ref()?;
+        Some((&region.file, region.offset, region.len))
+    }
+
+    /// What is in memory: what follows [`in_file`](Body::in_file), or all.
+    pub fn in_memory(&self) -> &[u8] {
+        &self.rest
+    }
+
+    /// Whether a line may match `^>*From `: false is certain, true is a perhaps.
+    pub fn may_need_quoting(&self) -> bool {
+        self.may_need_quoting
+    }
+
+    /// Reads from `at`, counted from the start of the content; 0 octets at its end.
+    ///
+    /// # Errors
+    /// What the file's read reports; none for content in memory.
+    pub fn read_at(&self, at: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let in_file = self.region.as_ref().map_or(0, |region| region.len);
+        if let (Some(region), Some(left @ 1..)) = (&self.region, in_file.checked_sub(at)) {
+            let n = left.min(buf.len() as u64) as usize;
+            let read = region.file.read_at(&mut buf[..n], region.offset + at)?;
+            if read == 0 && n > 0 {
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the message's file is cut short",
+                ));
+            }
+            return Ok(read);
+        }
+        let rest = self.rest.get((at - in_file) as usize..).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+
+    /// A reader of the whole content.
+    pub fn reader(&self) -> impl Read + '_ {
+        BodyReader { body: self, at: 0 }
+    }
+}
+
+struct BodyReader<'a> {
+    body: &'a Body,
+    at: u64,
+}
+
+impl Read for BodyReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.body.read_at(self.at, buf)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// Collects mail data as it comes.
+#[derive(Debug)]
+pub struct BodyWriter {
+    buffer: Vec<u8>,
+    spilled: Option<(File, u64)>,
+    spill_dir: PathBuf,
+    failed: Option<io::Error>,
+    may_need_quoting: bool,
+    hops: HopCounter,
+}
+
+impl BodyWriter {
+    /// `spill_dir`: where a large message's unnamed file is made.
+    pub fn new(spill_dir: &Path) -> BodyWriter {
+        BodyWriter {
+            buffer: Vec::new(),
+            spilled: None,
+            spill_dir: spill_dir.to_owned(),
+            failed: None,
+            may_need_quoting: false,
+            hops: HopCounter::default(),
+        }
+    }
+
+    /// Takes the next piece, cut anywhere.
+    #[inline]
+    pub fn push(&mut self, piece: &[u8]) {
+        if !self.hops.body {
+            self.hops.push(piece);
+        }
+        match piece.len() <= self.buffer.capacity() - self.buffer.len() {
+            true => self.buffer.extend_from_slice(piece),
+            false => self.push_growing(piece),
+        }
+    }
+
+    fn push_growing(&mut self, mut piece: &[u8]) {
+        if self.failed.is_some() {
+            return;
+        }
+        while piece.len() > MEMORY_LIMIT - self.buffer.len() {
+            let (fits, more) = piece.split_at(MEMORY_LIMIT - self.buffer.len());
+            self.buffer.extend_from_slice(fits);
+            piece = more;
+            if let Err(error) = self.spill() {
+                self.failed = Some(error);
+                self.buffer = Vec::new();
+                return;
+            }
+        }
+        let len = self.buffer.len();
+        let size = match len + piece.len() {
+            small @ ..=BUFFER_MAX => small.next_power_of_two().max(BUFFER),
+            _ => MEMORY_LIMIT,
+        };
+        self.buffer.reserve_exact(size - len);
+        self.buffer.extend_from_slice(piece);
+    }
+
+    /// How many `Received:` and `Mail-From:` lines the header has so far.
+    pub fn hops(&self) -> usize {
+        self.hops.count
+    }
+
+    /// The content, whole.
+    ///
+    /// # Errors
+    /// The first failed write to the spill file, for instance a full disk.
+    pub fn finish(self) -> io::Result<Body> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let rest = Body::from_bytes(self.buffer);
+        Ok(match self.spilled {
+            None => rest,
+            Some((file, len)) => Body {
+                region: Some(Region {
+                    file,
+                    offset: 0,
+                    len,
+                }),
+                may_need_quoting: self.may_need_quoting || rest.may_need_quoting,
+                ..rest
+            },
+        })
+    }
+
+    /// Moves the beginning of a full buffer to the file.
+    fn spill(&mut self) -> io::Result<()> {
+        let (file, len) = match &mut self.spilled {
+            Some(spilled) => spilled,
+            none => none.insert((unnamed_file(&self.spill_dir)?, 0)),
+        };
+        // One that begins at the very end of what leaves is whole here.
+        let seen = (SPILL + FROM.len() - 1).min(self.buffer.len());
+        self.may_need_quoting |= has_from(&self.buffer[..seen]);
+        file.write_all(&self.buffer[..SPILL])?;
+        *len += SPILL as u64;
+        self.buffer.drain(..SPILL);
+        Ok(())
+    }
+}
+
+/// What a line may begin with that an mbox file has to quote.
+const FROM: &[u8] = b"From ";
+
+/// Whether it is anywhere, at the start of a line or not.
+fn has_from(content: &[u8]) -> bool {
+    memmem::find(content, FROM).is_some()
+}
+
+/// A file in `dir` that has no name; where the file system cannot make one, a named one that is removed at once.
+fn unnamed_file(dir: &Path) -> io::Result<File> {
+    let unnamed = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_TMPFILE)
+        .mode(0o600)
+        .open(dir);
+    match unnamed {
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(nix::libc::EOPNOTSUPP | nix::libc::EISDIR | nix::libc::EINVAL)
+            ) =>
+        {
+            let path = dir.join(format!("{}.spill.new", Id::new()));
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+        other => other,
+    }
+}
+
+/// Counts the trace lines of a header, up to the first empty line.
+#[derive(Debug, Default)]
+struct HopCounter {
+    line: [u8; 10],
+    line_len: usize,
+    count: usize,
+    body: bool,
+}
+
+impl HopCounter {
+    fn push(&mut self, mut piece: &[u8]) {
+        while !self.body && !piece.is_empty() {
+            let end = memchr(b'\n', piece);
+            let part = &piece[..end.unwrap_or(piece.len())];
+            if self.line_len < self.line.len() {
+                let n = part.len().min(self.line.len() - self.line_len);
+                self.line[self.line_len..self.line_len + n].copy_from_slice(&part[..n]);
+                self.line_len += n;
+            }
+            let Some(end) = end else { return };
+            let line = &self.line[..mem::take(&mut self.line_len)];
+            let trace = |word: &[u8]| {
+                line.get(..word.len())
+                    .is_some_and(|start| start.eq_ignore_ascii_case(word))
+            };
+            self.count += usize::from(trace(b"Received:") || trace(b"Mail-From:"));
+            self.body = line.is_empty();
+            piece = &piece[end + 1..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes `content` in pieces of `size`.
+    fn written(content: &[u8], size: usize) -> Body {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = BodyWriter::new(folder.path());
+        content.chunks(size).for_each(|piece| writer.push(piece));
+        writer.finish().unwrap()
+    }
+
+    fn read(body: &Body) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        body.reader().read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn of_what_is_larger_than_memory_the_beginning_is_in_a_file() {
+        let content: Vec<u8> = (0..MEMORY_LIMIT * 3 + 7).map(|i| (i % 251) as u8).collect();
+        for len in [
+            0,
+            1,
+            BUFFER_MAX + 1,
+            MEMORY_LIMIT - 1,
+            MEMORY_LIMIT,
+            MEMORY_LIMIT + 1,
+            content.len(),
+        ] {
+            for size in [100, 65_536, content.len()] {
+                let body = written(&content[..len], size);
+                assert!(read(&body) == content[..len], "{len} in pieces of {size}");
+                assert_eq!(body.len(), len as u64);
+                assert_eq!(body.as_bytes().is_some(), len <= MEMORY_LIMIT);
+                let in_file = body.in_file().map_or(0, |(_, _, len)| len);
+                assert_eq!(in_file + body.in_memory().len() as u64, len as u64);
+                assert!(body.in_memory().len() <= MEMORY_LIMIT);
+                assert!(body.rest.capacity() <= MEMORY_LIMIT);
+                assert!(!body.may_need_quoting());
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_to_be_quoted_is_seen_wherever_the_content_is_cut() {
+        let len = MEMORY_LIMIT + 1000;
+        for at in [
+            0,
+            SPILL - 5,
+            SPILL - 4,
+            SPILL - 1,
+            SPILL,
+            MEMORY_LIMIT - 3,
+            MEMORY_LIMIT,
+            len - 5,
+        ] {
+            let mut content = vec![b'\n'; len];
+            content[at..at + 5].copy_from_slice(b"From ");
+            for size in [79, 65_536] {
+                assert!(written(&content, size).may_need_quoting(), "at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_write_is_told_at_the_end() {
+        let mut writer = BodyWriter::new(Path::new("/nowhere"));
+        for _ in 0..3 {
+            writer.push(&[b'x'; MEMORY_LIMIT]);
+        }
+        assert_eq!(writer.buffer.capacity(), 0, "nothing is kept for nothing");
+        assert_eq!(writer.finish().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}
