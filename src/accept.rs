@@ -44,6 +44,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Trouble that comes again within this time is the same burst.
 const BURST: Duration = Duration::from_secs(10);
+/// How long a stop tries to wake the threads of one listener that wait for clients.
+const KNOCKS: Duration = Duration::from_secs(5);
 /// How long a client that is not served may take to read why.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -85,10 +87,17 @@ impl Door {
         self.listener.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next client; an error too once the listener is closed.
-    fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let listener = self.open().clone();
-        listener.ok_or(io::ErrorKind::NotConnected)?.accept()
+    /// Counts who asks as one who waits in `accept`, and gives the listener for it; nothing once the door is shut, or
+    /// if `enough` wait already.
+    fn place(&self, enough: usize) -> Option<Arc<TcpListener>> {
+        // Under the lock: who is counted was so before the stop, and will be waiting when it knocks.
+        let open = self.open();
+        let listener = open.clone()?;
+        if self.waiting.load(SeqCst) >= enough {
+            return None;
+        }
+        self.waiting.fetch_add(1, SeqCst);
+        Some(listener)
     }
 }
 
@@ -153,15 +162,35 @@ impl Doors {
         for door in &self.doors {
             drop(door.open().take());
             // A shutdown would wake all who wait in accept, but also break a listener that others hold open (a
-            // service manager's): knock once for each instead.
-            let mut knocks = 0;
-            while door.waiting.load(SeqCst) > 0 && knocks < 4 * MAX_IDLE {
-                knocks += 1;
-                if TcpStream::connect_timeout(&reachable(door.addr), PAUSE_MAX).is_err() {
-                    thread::sleep(PAUSE_MIN);
+            // service manager's): knock once for each instead. A knock is answered before the next one, for what
+            // nobody takes would stay in the queue of that listener, and fill it.
+            let give_up = Instant::now() + KNOCKS;
+            loop {
+                let left = door.waiting.load(SeqCst);
+                if left == 0 || Instant::now() >= give_up {
+                    break;
+                }
+                match TcpStream::connect_timeout(&reachable(door.addr), PAUSE_MAX) {
+                    Ok(_) => self.wait_for_fewer(door, left),
+                    Err(_) => thread::sleep(PAUSE_MIN),
                 }
             }
         }
+    }
+
+    /// Waits until fewer than `before` threads wait in `accept`, for a moment at most.
+    fn wait_for_fewer(&self, door: &Door, before: usize) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let as_many = |_: &mut usize| door.waiting.load(SeqCst) >= before;
+        drop(self.ended.wait_timeout_while(threads, PAUSE_MAX, as_many));
+    }
+
+    /// A thread that was counted as waiting for clients of `door` ends.
+    fn leave(&self, door: &Door) {
+        door.waiting.fetch_sub(1, SeqCst);
+        // Who looks at the number does so under this lock.
+        drop(self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        self.ended.notify_all();
     }
 
     /// Waits until every client is gone and every thread has ended, for `grace` at most; how many clients are left.
@@ -205,15 +234,17 @@ fn start_thread<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize)
     }
     drop(std::hint::black_box(reserve));
     let (their_doors, their_handler) = (Arc::clone(doors), Arc::clone(handler));
-    let waiting = &doors.doors[number].waiting;
+    let door = &doors.doors[number];
+    let Some(listener) = door.place(usize::MAX) else {
+        return Ok(());
+    };
     let threads = || doors.threads.lock().unwrap_or_else(PoisonError::into_inner);
-    waiting.fetch_add(1, SeqCst);
     *threads() += 1;
     let thread = thread::Builder::new()
         .name("client".to_owned())
         .stack_size(STACK);
     let started = thread.spawn(move || {
-        take_clients(&their_doors, &their_handler, number);
+        take_clients(&their_doors, &their_handler, number, listener);
         drop(their_handler);
         *their_doors
             .threads
@@ -222,20 +253,25 @@ fn start_thread<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize)
         their_doors.ended.notify_all();
     });
     if started.is_err() {
-        waiting.fetch_sub(1, SeqCst);
+        doors.leave(door);
         *threads() -= 1;
     }
     started.map(drop)
 }
 
 /// A thread's life: wait for a client, see to a successor, serve, come back.
-fn take_clients<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize) {
+fn take_clients<H: Handler>(
+    doors: &Arc<Doors>,
+    handler: &Arc<H>,
+    number: usize,
+    mut listener: Arc<TcpListener>,
+) {
     let door = &doors.doors[number];
     let mut pause = PAUSE_MIN;
     loop {
-        let accepted = door.accept();
+        let accepted = listener.accept();
         if doors.clients.is_stopping() {
-            door.waiting.fetch_sub(1, SeqCst);
+            doors.leave(door);
             if let Ok((stream, _)) = accepted {
                 refuse(&stream, &handler.settings(), Duration::ZERO);
             }
@@ -255,27 +291,30 @@ fn take_clients<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize)
             }
         };
         pause = PAUSE_MIN;
-        if door.waiting.fetch_sub(1, SeqCst) == 1
-            && let Err(error) = start_thread(doors, handler, number)
-        {
-            door.waiting.fetch_add(1, SeqCst);
+        // It is not kept open for as long as this client stays.
+        drop(listener);
+        let trouble = match door.waiting.fetch_sub(1, SeqCst) {
+            1 => start_thread(doors, handler, number).err(),
+            _ => None,
+        };
+        let place = if let Some(error) = trouble {
+            let place = door.place(usize::MAX);
             if doors.is_news() {
                 warn!("cannot start a thread for a client: {error}");
             }
             refuse(&stream, &handler.settings(), Duration::ZERO);
-            continue;
-        }
-        let served = panic::catch_unwind(AssertUnwindSafe(|| {
-            serve(doors, handler.as_ref(), door.addr, stream, peer);
-        }));
-        if served.is_err() {
-            error!("panic client={peer}: its session is over, the others go on");
-        }
-        // Counted first, looked second: either this sees the stop, or the stop sees one more to wake.
-        if door.waiting.fetch_add(1, SeqCst) >= MAX_IDLE || doors.clients.is_stopping() {
-            door.waiting.fetch_sub(1, SeqCst);
-            return;
-        }
+            place
+        } else {
+            let served = panic::catch_unwind(AssertUnwindSafe(|| {
+                serve(doors, handler.as_ref(), door.addr, stream, peer);
+            }));
+            if served.is_err() {
+                error!("panic client={peer}: its session is over, the others go on");
+            }
+            door.place(MAX_IDLE)
+        };
+        let Some(place) = place else { return };
+        listener = place;
     }
 }
 

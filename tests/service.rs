@@ -73,6 +73,14 @@ fn activated(setup: &Setup, listener: &TcpListener, pid: &str) -> Command {
     command
 }
 
+/// Whether no connection lies in the queue of `listener`.
+fn nobody_waits(listener: &TcpListener) -> bool {
+    listener.set_nonblocking(true).unwrap();
+    let accepted = listener.accept();
+    listener.set_nonblocking(false).unwrap();
+    matches!(accepted, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+}
+
 #[test]
 fn a_socket_that_is_handed_over_outlives_the_daemon() {
     let manager = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -82,10 +90,14 @@ fn a_socket_that_is_handed_over_outlives_the_daemon() {
     for turn in 1..=2 {
         let daemon = Daemon::run(activated(&setup, &manager, "$$"), Arc::clone(&setup.folder));
         assert_eq!(daemon.addrs(), [addr]);
-        daemon.greeted().mail("a@b", "john@mail.example", "x\r\n");
+        // At once, so that several threads wait for clients afterwards.
+        let mut clients: Vec<_> = (0..8).map(|_| daemon.greeted()).collect();
+        clients[0].mail("a@b", "john@mail.example", "x\r\n");
         assert_eq!(daemon::messages(&daemon.read("john/mbox")).len(), turn);
+        drop(clients);
         let (status, _) = daemon.stop();
         assert_eq!(status.code(), Some(0));
+        assert!(nobody_waits(&manager), "a call that nobody made");
         // Nobody accepts, and yet nobody is sent away: the next daemon greets him.
         let mut early = daemon::Client::connect(addr);
         let daemon = Daemon::run(activated(&setup, &manager, "$$"), Arc::clone(&setup.folder));
