@@ -11,8 +11,10 @@ use std::io::{self, Read, Write};
 use std::mem;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use memchr::{memchr, memmem};
+use memchr::memchr;
+use memchr::memmem::Finder;
 
 use crate::message::Id;
 
@@ -246,9 +248,12 @@ impl BodyWriter {
 /// What a line may begin with that an mbox file has to quote.
 const FROM: &[u8] = b"From ";
 
+/// Made once: to make it costs more than to search a short message.
+static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(FROM));
+
 /// Whether it is anywhere, at the start of a line or not.
 fn has_from(content: &[u8]) -> bool {
-    memmem::find(content, FROM).is_some()
+    FINDER.find(content).is_some()
 }
 
 /// A file in `dir` that has no name; where the file system cannot make one, a named one that is removed at once.

@@ -127,15 +127,14 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
                 }
                 LineStep::More { used } => {
                     self.wire.consume(used);
-                    let patience = self.settings.timeout();
-                    let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
-                    self.wait(deadline)?;
+                    self.wait(&mut deadline)?;
                 }
             }
         }
     }
 
-    fn wait(&mut self, deadline: Instant) -> Result<(), End> {
+    /// Waits for input, for a timeout or until `deadline`, which is set if there is none.
+    fn wait(&mut self, deadline: &mut Option<Instant>) -> Result<(), End> {
         let wait = self.settings.timeout();
         let going_on = self.place.begin_wait();
         let result = if going_on {
@@ -204,12 +203,15 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             Some(transaction) => self.handler.recipient(&self.client, transaction, &to),
             None => Verdict::TryLater, // the session asks only inside a transaction
         };
-        let shown = to.clone();
+        let refused = match verdict {
+            Verdict::Accept | Verdict::Forward(_) => None,
+            Verdict::NoSuchUser | Verdict::RelayDenied | Verdict::TryLater => Some(to.clone()),
+        };
         let step = self.session.recipient(to, verdict);
         if let Step::Reply(reply) | Step::Close(reply) = &step
             && reply.is_error()
         {
-            self.log_rejected(Some(&shown), reply);
+            self.log_rejected(refused.as_ref(), reply);
         }
         step
     }
@@ -242,7 +244,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
                 break;
             }
             let deadline = begun + wait + Duration::from_secs(size / MIN_RATE);
-            match self.wire.fill(wait, deadline) {
+            match self.wire.fill(wait, &mut Some(deadline)) {
                 Ok(0) => return Err(End::Gone),
                 Ok(_) => {}
                 Err(error) => return Err(self.ended_by(&error)),

@@ -47,7 +47,12 @@ impl Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        // By hand: every message's is written five times.
+        let mut digits = [0; 16];
+        for (place, digit) in digits.iter_mut().rev().enumerate() {
+            *digit = b"0123456789abcdef"[(self.0 >> (4 * place)) as usize & 0xf];
+        }
+        f.write_str(str::from_utf8(&digits).unwrap_or_default())
     }
 }
 
@@ -111,8 +116,10 @@ pub fn time_stamp_line(style: TimeStamp, hostname: &Host, envelope: &Envelope) -
     match style {
         TimeStamp::Received => {
             let client = Host::literal(envelope.client);
-            let _ = write!(line, "Received: from {helo} ({client}) by {hostname}");
-            let _ = write!(line, " with SMTP id {id}");
+            let _ = write!(
+                line,
+                "Received: from {helo} ({client}) by {hostname} with SMTP id {id}"
+            );
             if let [one] = &envelope.to[..] {
                 let _ = write!(line, " for {one}");
             }

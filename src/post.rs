@@ -26,6 +26,7 @@ use crate::log::together;
 use crate::mailbox::{Copy, MailboxError, Mailboxes};
 use crate::message::{self, Body, Envelope, Id, Message};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
+use crate::smtp::host::Digits;
 use crate::spool::{NewEntry, Queued, Spool};
 use crate::system;
 
@@ -189,6 +190,7 @@ impl PostOffice {
             }
         }
         let (Envelope { client, from, .. }, size) = (&envelope, body.len());
+        let client = Digits(*client);
         together(|| {
             info!("accepted id={id} client={client} from={from} size={size}");
             let delivered = local.iter().filter(|(mbox, _)| !failed.contains_key(mbox));

@@ -90,20 +90,24 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// Reads once; sleeps if need be.
+    /// Reads once, beginning `now`; sleeps if need be.
     ///
     /// # Errors
     /// What the stream reports.
-    pub(crate) fn read<S: Stream>(&mut self, stream: &mut S, buf: &mut [u8]) -> io::Result<usize> {
-        let begun = Instant::now();
+    pub(crate) fn read<S: Stream>(
+        &mut self,
+        stream: &mut S,
+        buf: &mut [u8],
+        now: Instant,
+    ) -> io::Result<usize> {
         let looked = match self.near {
-            true => look(stream, buf, self.flows),
+            true => look(stream, buf, self.flows, now),
             false => Err(io::ErrorKind::WouldBlock.into()),
         };
         let read = match looked {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 let read = stream.read(buf);
-                self.near = begun.elapsed() < NEAR;
+                self.near = now.elapsed() < NEAR;
                 read
             }
             other => other,
@@ -114,9 +118,14 @@ impl Reader {
 }
 
 /// Looks for input without sleeping: an error of kind `WouldBlock` if nothing came. `at_once`: it may be here already;
-/// else who has just been answered is given a moment first.
-pub(crate) fn look<S: Stream>(stream: &mut S, buf: &mut [u8], at_once: bool) -> io::Result<usize> {
-    let until = Instant::now() + LOOK;
+/// else who has just been answered is given a moment first. `now`: this moment, so that nobody asks the clock again.
+pub(crate) fn look<S: Stream>(
+    stream: &mut S,
+    buf: &mut [u8],
+    at_once: bool,
+    now: Instant,
+) -> io::Result<usize> {
+    let until = now + LOOK;
     let mut patient = !at_once;
     loop {
         if std::mem::replace(&mut patient, true) {
@@ -206,10 +215,10 @@ mod tests {
     fn a_peer_that_is_far_is_not_looked_for() {
         let (sleep, looks) = (NEAR * 2, 0);
         let (mut stream, mut reader) = (Sleepy { sleep, looks }, Reader::default());
-        reader.read(&mut stream, &mut [0]).unwrap();
+        reader.read(&mut stream, &mut [0], Instant::now()).unwrap();
         let looks = stream.looks;
         assert!(looks > 0, "it is not known at first");
-        reader.read(&mut stream, &mut [0]).unwrap();
+        reader.read(&mut stream, &mut [0], Instant::now()).unwrap();
         assert_eq!(stream.looks, looks);
     }
 }

@@ -63,20 +63,23 @@ impl<S: Stream> Wire<S> {
         }
     }
 
-    /// Sends what replies there are, then reads once; `Ok(0)` is the end of input.
+    /// Sends what replies there are, then reads once; `Ok(0)` is the end of input. Without a `deadline` it is set, `wait`
+    /// after the replies are gone.
     ///
     /// # Errors
     /// Kind `TimedOut` when `wait` or the time until `deadline` has passed without input or with replies unsent;
     /// else what the stream reports.
-    pub fn fill(&mut self, wait: Duration, deadline: Instant) -> io::Result<usize> {
+    pub fn fill(&mut self, wait: Duration, deadline: &mut Option<Instant>) -> io::Result<usize> {
         self.flush(wait)?;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let deadline = *deadline.get_or_insert_with(|| now + wait);
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             self.set_read_timeout(wait.min(left))?;
-            match self.read() {
+            match self.read(now) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     return Err(io::ErrorKind::TimedOut.into());
@@ -121,9 +124,8 @@ impl<S: Stream> Wire<S> {
         write: fn(&mut S, &[u8]) -> io::Result<usize>,
     ) -> io::Result<()> {
         let deadline = Instant::now() + wait;
-        let mut sent = 0;
+        let (mut sent, mut left) = (0, wait);
         while sent < self.replies.len() {
-            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -139,6 +141,9 @@ impl<S: Stream> Wire<S> {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 Err(e) => return Err(e),
+            }
+            if sent < self.replies.len() {
+                left = deadline.saturating_duration_since(Instant::now());
             }
         }
         Ok(())
@@ -156,7 +161,7 @@ impl<S: Stream> Wire<S> {
         let mut dropped = [0; FIRST_READ];
         loop {
             // A client that has what it wanted is gone at once: no system call for a timeout.
-            let read = match look(&mut self.stream, &mut dropped, false) {
+            let read = match look(&mut self.stream, &mut dropped, false, Instant::now()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() || self.stream.set_read_timeout(left).is_err() {
@@ -182,10 +187,10 @@ impl<S: Stream> Wire<S> {
         Ok(())
     }
 
-    fn read(&mut self) -> io::Result<usize> {
+    fn read(&mut self, now: Instant) -> io::Result<usize> {
         if self.input.is_empty() {
             let mut first = [0; FIRST_READ];
-            let n = self.reader.read(&mut self.stream, &mut first)?;
+            let n = self.reader.read(&mut self.stream, &mut first, now)?;
             if n > 0 {
                 self.input.resize(BUFFER, 0);
                 self.input[..n].copy_from_slice(&first[..n]);
@@ -203,7 +208,7 @@ impl<S: Stream> Wire<S> {
             self.input.resize(size.max(self.end + BUFFER), 0);
         }
         let buffer = &mut self.input[self.end..];
-        let n = self.reader.read(&mut self.stream, buffer)?;
+        let n = self.reader.read(&mut self.stream, buffer, now)?;
         self.end += n;
         if self.end == self.input.len() && self.input.len() < BUFFER_MAX {
             self.input.resize(self.input.len() * 2, 0); // it sends more than fits: read larger pieces
@@ -272,10 +277,6 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(300);
 
-    fn far() -> Instant {
-        Instant::now() + WAIT
-    }
-
     #[test]
     fn input_of_any_size_comes_through_whole() {
         let sent: Vec<u8> = (0..300_000u32).map(|i| i as u8).collect();
@@ -286,7 +287,7 @@ mod tests {
             .extend(sent.chunks(70_000).map(<[u8]>::to_vec));
         let mut wire = Wire::new(&script, WAIT);
         let mut got = Vec::new();
-        while wire.fill(WAIT, far()).unwrap() > 0 {
+        while wire.fill(WAIT, &mut None).unwrap() > 0 {
             let n = wire.buffered().len().div_ceil(2); // leave some of it for later
             got.extend_from_slice(&wire.buffered()[..n]);
             wire.consume(n);
@@ -308,7 +309,7 @@ mod tests {
             wire.reply(&Reply::ready(&host), WAIT).unwrap();
         }
         assert!(script.written.borrow().is_empty());
-        assert_eq!(wire.fill(WAIT, far()).unwrap(), 0);
+        assert_eq!(wire.fill(WAIT, &mut None).unwrap(), 0);
         let written = script.written.borrow();
         assert_eq!(written.len(), 1);
         assert_eq!(written[0].split(|&b| b == b'\n').count(), 4);
@@ -318,12 +319,13 @@ mod tests {
     fn a_timeout_is_set_only_when_it_changes() {
         let script = Script::default();
         let mut wire = Wire::new(&script, WAIT);
-        wire.fill(WAIT, far()).unwrap();
+        wire.fill(WAIT, &mut None).unwrap();
         assert!(
             script.timeouts.borrow().is_empty(),
             "the inherited one fits"
         );
-        wire.fill(WAIT, Instant::now() + WAIT / 2).unwrap();
+        let mut soon = Some(Instant::now() + WAIT / 2);
+        wire.fill(WAIT, &mut soon).unwrap();
         assert_eq!(script.timeouts.borrow().len(), 1);
     }
 
@@ -332,7 +334,8 @@ mod tests {
         let script = Script::default();
         script.pieces.borrow_mut().push_back(b"late".to_vec());
         let mut wire = Wire::new(&script, WAIT);
-        let error = wire.fill(WAIT, Instant::now()).unwrap_err();
+        let mut past = Some(Instant::now());
+        let error = wire.fill(WAIT, &mut past).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -11,6 +11,9 @@ use crate::date::Utc;
 /// The longest line, its line end included: up to this a pipe takes a line in one piece (PIPE_BUF).
 pub(super) const LINE_MAX: usize = 4096;
 
+/// Most lines fit, in octets.
+pub(super) const ROOM: usize = 256;
+
 /// Appends one event as one line.
 pub(super) fn write_line(
     out: &mut String,
@@ -18,7 +21,7 @@ pub(super) fn write_line(
     level: Level,
     message: &fmt::Arguments<'_>,
 ) {
-    out.reserve(256); // most lines fit
+    out.reserve(ROOM);
     let mut line = OneLine {
         start: out.len(),
         text: out,
@@ -31,12 +34,24 @@ pub(super) fn write_line(
         Level::Debug => " DEBUG ",
         Level::Trace => " TRACE ",
     });
-    // An error means that the line is full (or that some Display failed): what there is, is kept.
+    // First as it is, which will do nearly always. An error means that the line is full (or that some Display failed):
+    // what there is, is kept.
+    let begin = line.text.len();
     let _ = line.write_fmt(*message);
+    if !is_plain(&line.text.as_bytes()[begin..]) {
+        let raw = line.text.split_off(begin);
+        line.write_escaped(&raw);
+    }
     line.finish();
 }
 
-/// Text that cannot hold a line end and does not outgrow [`LINE_MAX`] by more than one character.
+/// Only printable ASCII. (All of it is looked at, without a branch: faster than to stop at the first.)
+fn is_plain(text: &[u8]) -> bool {
+    text.iter()
+        .fold(true, |plain, octet| plain & (b' '..=b'~').contains(octet))
+}
+
+/// Text that does not outgrow [`LINE_MAX`] by more than one character.
 struct OneLine<'a> {
     text: &'a mut String,
     start: usize,
@@ -44,30 +59,36 @@ struct OneLine<'a> {
 
 impl fmt::Write for OneLine<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let plain = text.bytes().all(|octet| (b' '..=b'~').contains(&octet));
-        if plain && self.len() + text.len() < LINE_MAX {
+        let room = LINE_MAX.saturating_sub(self.len());
+        if text.len() < room {
             self.text.push_str(text);
             return Ok(());
         }
-        for c in text.chars() {
-            if self.len() >= LINE_MAX {
-                return Err(fmt::Error);
-            }
-            // Line and paragraph separators and text direction marks are no controls to Unicode, but
-            // break or reorder a line in some viewers.
-            if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-                c.encode_utf8(&mut [0; 4])
-                    .bytes()
-                    .try_for_each(|o| escape(self.text, o))?;
-            } else {
-                self.text.push(c);
-            }
-        }
-        Ok(())
+        let end = (room..).find(|&end| text.is_char_boundary(end));
+        self.text.push_str(&text[..end.unwrap_or(text.len())]);
+        Err(fmt::Error)
     }
 }
 
 impl OneLine<'_> {
+    /// As much of `text` as fits, without anything that ends a line.
+    fn write_escaped(&mut self, text: &str) {
+        for c in text.chars() {
+            if self.len() >= LINE_MAX {
+                return;
+            }
+            // Line and paragraph separators and text direction marks are no controls to Unicode, but
+            // break or reorder a line in some viewers.
+            if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+                for octet in c.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = escape(self.text, octet); // writing into a String cannot fail
+                }
+            } else {
+                self.text.push(c);
+            }
+        }
+    }
+
     fn len(&self) -> usize {
         self.text.len() - self.start
     }

@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use desk::{Desk, STALL, Sink};
-use line::write_line;
+use line::{ROOM, write_line};
 
 /// Without RUST_LOG: our own events, and of other crates only what they call an error.
 const FILTER: &str = "error,smtpd788=info";
@@ -76,7 +76,7 @@ pub(crate) fn together<T>(work: impl FnOnce() -> T) -> T {
         (None, Some(front)) => Some(Release(front)),
         _ => None,
     };
-    HELD.set(held.or_else(|| release.as_ref().map(|_| String::new())));
+    HELD.set(held.or_else(|| release.as_ref().map(|_| String::with_capacity(2 * ROOM))));
     work()
 }
 
@@ -95,19 +95,17 @@ impl<F: AsFd + Send + Sync> ::log::Log for Front<F> {
         if !self.filter.matches(record) {
             return;
         }
-        let mut line = String::new();
-        write_line(&mut line, SystemTime::now(), record.level(), record.args());
         // A thread that is ending holds nothing any more.
-        match HELD.try_with(Cell::take).ok().flatten() {
-            Some(mut lines) if lines.len() < PORTION => {
-                lines.push_str(&line);
-                HELD.set(Some(lines));
-            }
-            Some(lines) => {
-                self.desk.take(lines.as_bytes());
-                HELD.set(Some(line));
-            }
-            None => self.desk.take(line.as_bytes()),
+        let held = HELD.try_with(Cell::take).ok().flatten();
+        let hold = held.is_some();
+        let mut lines = held.unwrap_or_default();
+        write_line(&mut lines, SystemTime::now(), record.level(), record.args());
+        if !hold || lines.len() > PORTION {
+            self.desk.take(lines.as_bytes());
+            lines.clear();
+        }
+        if hold {
+            HELD.set(Some(lines));
         }
     }
 

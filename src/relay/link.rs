@@ -120,7 +120,7 @@ impl Link {
 
     /// The next reply.
     pub fn reply(&mut self) -> Result<RemoteReply, LinkError> {
-        let deadline = Instant::now() + self.timeout;
+        let mut deadline = None;
         let mut reader = ReplyReader::default();
         loop {
             let (used, reply) = reader.feed(&self.input)?;
@@ -128,14 +128,15 @@ impl Link {
             if let Some(reply) = reply {
                 return Ok(reply);
             }
-            let left = left(deadline)?;
+            let now = Instant::now();
+            let left = left(*deadline.get_or_insert(now + self.timeout), now)?;
             let mut stream = &self.shared.stream;
             if differs(self.read_timeout, left) {
                 stream.set_read_timeout(Some(left))?;
                 self.read_timeout = left;
             }
             let mut buffer = [0; INPUT];
-            match self.reader.read(&mut stream, &mut buffer) {
+            match self.reader.read(&mut stream, &mut buffer, now) {
                 Ok(0) => return Err(self.closed()),
                 Ok(n) => self.input.extend_from_slice(&buffer[..n]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -146,10 +147,11 @@ impl Link {
 
     /// All of it, before the deadline.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), LinkError> {
-        let deadline = Instant::now() + self.timeout;
+        let mut deadline = None;
         let mut stream = &self.shared.stream;
         while !bytes.is_empty() {
-            let left = left(deadline)?;
+            let now = Instant::now();
+            let left = left(*deadline.get_or_insert(now + self.timeout), now)?;
             if differs(self.write_timeout, left) {
                 stream.set_write_timeout(Some(left))?;
                 self.write_timeout = left;
@@ -233,8 +235,8 @@ impl From<io::Error> for LinkError {
 }
 
 /// The time until `deadline`, never zero.
-fn left(deadline: Instant) -> Result<Duration, LinkError> {
-    match deadline.saturating_duration_since(Instant::now()) {
+fn left(deadline: Instant, now: Instant) -> Result<Duration, LinkError> {
+    match deadline.saturating_duration_since(now) {
         Duration::ZERO => Err(LinkError::TimedOut),
         left => Ok(left),
     }

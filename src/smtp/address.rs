@@ -40,11 +40,23 @@ impl Mailbox {
         }
         let user = user.to_owned();
         let mailbox = Mailbox { user, host };
+        if mailbox.is_short() {
+            return Ok(mailbox);
+        }
         let mut length = Length("<>".len());
         match write!(length, "{mailbox}") {
             Ok(()) if length.0 <= PATH_MAX => Ok(mailbox),
             _ => Err(AddressError::PathTooLong),
         }
+    }
+
+    /// Whether its path fits however it is written: all of the user part escaped, the host a literal of full length.
+    fn is_short(&self) -> bool {
+        let host = match &self.host {
+            Host::Name(name) => name.as_str().len(),
+            Host::Literal(_) => "[IPv6:]".len() + 39,
+        };
+        "<\"\"@>".len() + 2 * self.user.len() + host <= PATH_MAX
     }
 
     /// The user part, unquoted.
@@ -289,7 +301,8 @@ fn take_host(s: &str) -> Result<(Host, &str), AddressError> {
     let end = if s.starts_with('[') {
         s.find(']').map(|at| at + 1).ok_or(AddressError::Literal)?
     } else {
-        s.find([',', ':', '>']).unwrap_or(s.len())
+        let end = s.bytes().position(|b| matches!(b, b',' | b':' | b'>'));
+        end.unwrap_or(s.len())
     };
     let (host, rest) = s.split_at(end);
     Ok((host.parse()?, rest))
@@ -312,6 +325,7 @@ fn is_printable(s: &str) -> bool {
 /// Whether RFC 5321 (section 4.1.2, `Dot-string`) takes the user part bare.
 fn is_dot_string(s: &str) -> bool {
     let atext = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b);
-    s.split('.')
-        .all(|atom| !atom.is_empty() && atom.bytes().all(atext))
+    s.as_bytes()
+        .split(|&b| b == b'.')
+        .all(|atom| !atom.is_empty() && atom.iter().copied().all(atext))
 }

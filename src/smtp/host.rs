@@ -43,13 +43,13 @@ impl FromStr for Domain {
         if s.len() > NAME_MAX {
             return Err(AddressError::HostTooLong);
         }
-        for label in s.split('.') {
-            let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        for label in s.as_bytes().split(|&b| b == b'.') {
+            let plain = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-' || *b == b'_';
             if label.len() > LABEL_MAX {
                 return Err(AddressError::HostTooLong);
             }
-            let hyphen = label.starts_with('-') || label.ends_with('-');
-            if label.is_empty() || hyphen || !label.bytes().all(plain) {
+            let hyphen = label.starts_with(b"-") || label.ends_with(b"-");
+            if label.is_empty() || hyphen || !label.iter().all(plain) {
                 return Err(AddressError::Host);
             }
         }
@@ -102,10 +102,32 @@ impl fmt::Display for Host {
             Host::Name(name) => name.fmt(f),
             Host::Literal(ip) => {
                 f.write_str(if ip.is_ipv4() { "[" } else { "[IPv6:" })?;
-                ip.fmt(f)?;
+                Digits(*ip).fmt(f)?;
                 f.write_str("]")
             }
         }
+    }
+}
+
+/// An address without brackets, as std writes it. By hand where it is IPv4: every message's lines hold some.
+pub(crate) struct Digits(pub(crate) IpAddr);
+
+impl fmt::Display for Digits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let IpAddr::V4(ip) = self.0 else {
+            return self.0.fmt(f);
+        };
+        let (mut text, mut end) = ([b'.'; "255.255.255.255".len()], 0);
+        for (place, octet) in ip.octets().into_iter().enumerate() {
+            end += usize::from(place > 0);
+            for power in [100, 10, 1] {
+                if octet >= power || power == 1 {
+                    text[end] = b'0' + octet / power % 10;
+                    end += 1;
+                }
+            }
+        }
+        f.write_str(str::from_utf8(&text[..end]).unwrap_or_default())
     }
 }
 
