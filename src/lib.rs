@@ -80,6 +80,7 @@ mod clients;
 mod commit;
 #[doc(hidden)]
 pub mod config;
+mod crowd;
 #[doc(hidden)]
 pub mod daemon;
 mod date;
