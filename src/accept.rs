@@ -10,7 +10,7 @@
 //! that is not of one client, it pauses, 5 ms doubling to 1 s, and the log says so once a burst. When no thread can be started, the client is told `421`.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -44,8 +44,11 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Trouble that comes again within this time is the same burst.
 const BURST: Duration = Duration::from_secs(10);
-/// How long a stop tries to wake the threads of one listener that wait for clients.
-const KNOCKS: Duration = Duration::from_secs(5);
+/// How long a stop tries to wake the threads that wait for clients, and how long it waits for one of them.
+const KNOCKS: Duration = Duration::from_secs(2);
+const KNOCK: Duration = Duration::from_millis(500);
+/// How long threads may take to end once their clients are gone.
+const LAST: Duration = Duration::from_secs(3);
 /// How long a client that is not served may take to read why.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -159,48 +162,64 @@ impl Doors {
     /// Ends accepting; clients that wait are told `421`, a message under way goes on.
     pub fn stop(&self) {
         self.clients.stop();
+        let give_up = Instant::now() + KNOCKS;
         for door in &self.doors {
-            drop(door.open().take());
-            // A shutdown would wake all who wait in accept, but also break a listener that others hold open (a
-            // service manager's): knock once for each instead. A knock is answered before the next one, for what
-            // nobody takes would stay in the queue of that listener, and fill it.
-            let give_up = Instant::now() + KNOCKS;
-            loop {
-                let left = door.waiting.load(SeqCst);
-                if left == 0 || Instant::now() >= give_up {
-                    break;
-                }
-                match TcpStream::connect_timeout(&reachable(door.addr), PAUSE_MAX) {
-                    Ok(_) => self.wait_for_fewer(door, left),
-                    Err(_) => thread::sleep(PAUSE_MIN),
-                }
+            // Only once: a second stop has nothing to add.
+            if door.open().take().is_some() {
+                self.wake(door, give_up);
+            }
+        }
+    }
+
+    /// Wakes the threads that wait in `accept`. A shutdown would wake them all, but also break a listener that others hold
+    /// open (a service manager's): knock once for each instead, and not again before somebody has left. For what nobody
+    /// takes stays in the queue of that listener, and much of it would fill it. (One may stay if a client comes first.)
+    fn wake(&self, door: &Door, give_up: Instant) {
+        loop {
+            let waiting = door.waiting.load(SeqCst);
+            if waiting == 0 || Instant::now() >= give_up {
+                return;
+            }
+            match TcpStream::connect_timeout(&reachable(door.addr), KNOCK) {
+                Ok(_) => self.wait_for_fewer(door, waiting),
+                Err(_) => thread::sleep(PAUSE_MIN),
             }
         }
     }
 
     /// Waits until fewer than `before` threads wait in `accept`, for a moment at most.
     fn wait_for_fewer(&self, door: &Door, before: usize) {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let as_many = |_: &mut usize| door.waiting.load(SeqCst) >= before;
-        drop(self.ended.wait_timeout_while(threads, PAUSE_MAX, as_many));
+        drop(
+            self.ended
+                .wait_timeout_while(self.threads(), KNOCK, as_many),
+        );
     }
 
-    /// A thread that was counted as waiting for clients of `door` ends.
-    fn leave(&self, door: &Door) {
-        door.waiting.fetch_sub(1, SeqCst);
-        // Who looks at the number does so under this lock.
-        drop(self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        self.ended.notify_all();
+    /// One thread less waits in `accept`; how many it were.
+    fn leave(&self, door: &Door) -> usize {
+        let before = door.waiting.fetch_sub(1, SeqCst);
+        if self.clients.is_stopping() {
+            // Who looks at the number does so under this lock.
+            drop(self.threads());
+            self.ended.notify_all();
+        }
+        before
     }
 
-    /// Waits until every client is gone and every thread has ended, for `grace` at most; how many clients are left.
+    fn threads(&self) -> MutexGuard<'_, usize> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until every client is gone and every thread has ended, for `grace` at most; how many clients are left. (A
+    /// thread whose listener cannot be called from here is not waited for as long.)
     pub fn wait(&self, grace: Duration) -> usize {
         let deadline = Instant::now() + grace;
         let left = self.clients.wait_until_gone(grace);
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        while left == 0 && *threads > 0 && Instant::now() < deadline {
-            let wait = self.ended.wait_timeout(threads, PAUSE_MAX);
-            threads = wait.unwrap_or_else(PoisonError::into_inner).0;
+        if left == 0 {
+            let grace = deadline.saturating_duration_since(Instant::now()).min(LAST);
+            let some = |threads: &mut usize| *threads > 0;
+            drop(self.ended.wait_timeout_while(self.threads(), grace, some));
         }
         left
     }
@@ -215,12 +234,13 @@ impl Doors {
 
 /// Where a listener on a wildcard address can be called.
 fn reachable(addr: SocketAddr) -> SocketAddr {
-    let ip = match addr.ip() {
-        std::net::IpAddr::V4(ip) if ip.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::IpAddr::V6(ip) if ip.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, addr.port())
+    let mut near = addr;
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => near.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => near.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    near
 }
 
 fn start_thread<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize) -> io::Result<()> {
@@ -233,30 +253,34 @@ fn start_thread<H: Handler>(doors: &Arc<Doors>, handler: &Arc<H>, number: usize)
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     drop(std::hint::black_box(reserve));
-    let (their_doors, their_handler) = (Arc::clone(doors), Arc::clone(handler));
+    let their_handler = Arc::clone(handler);
     let door = &doors.doors[number];
     let Some(listener) = door.place(usize::MAX) else {
         return Ok(());
     };
-    let threads = || doors.threads.lock().unwrap_or_else(PoisonError::into_inner);
-    *threads() += 1;
+    *doors.threads() += 1;
+    let counted = Counted(Arc::clone(doors));
     let thread = thread::Builder::new()
         .name("client".to_owned())
         .stack_size(STACK);
     let started = thread.spawn(move || {
-        take_clients(&their_doors, &their_handler, number, listener);
+        take_clients(&counted.0, &their_handler, number, listener);
         drop(their_handler);
-        *their_doors
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) -= 1;
-        their_doors.ended.notify_all();
     });
     if started.is_err() {
         doors.leave(door);
-        *threads() -= 1;
     }
     started.map(drop)
+}
+
+/// A thread that is counted, until it ends, however it does.
+struct Counted(Arc<Doors>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        *self.0.threads() -= 1;
+        self.0.ended.notify_all();
+    }
 }
 
 /// A thread's life: wait for a client, see to a successor, serve, come back.
@@ -293,27 +317,30 @@ fn take_clients<H: Handler>(
         pause = PAUSE_MIN;
         // It is not kept open for as long as this client stays.
         drop(listener);
-        let trouble = match door.waiting.fetch_sub(1, SeqCst) {
+        let trouble = match doors.leave(door) {
             1 => start_thread(doors, handler, number).err(),
             _ => None,
         };
-        let place = if let Some(error) = trouble {
-            let place = door.place(usize::MAX);
-            if doors.is_news() {
-                warn!("cannot start a thread for a client: {error}");
-            }
-            refuse(&stream, &handler.settings(), Duration::ZERO);
-            place
+        let enough = if trouble.is_some() {
+            usize::MAX
         } else {
-            let served = panic::catch_unwind(AssertUnwindSafe(|| {
-                serve(doors, handler.as_ref(), door.addr, stream, peer);
-            }));
-            if served.is_err() {
-                error!("panic client={peer}: its session is over, the others go on");
-            }
-            door.place(MAX_IDLE)
+            MAX_IDLE
         };
-        let Some(place) = place else { return };
+        let served = panic::catch_unwind(AssertUnwindSafe(|| match trouble {
+            None => serve(doors, handler.as_ref(), door.addr, stream, peer),
+            Some(error) => {
+                if doors.is_news() {
+                    warn!("cannot start a thread for a client: {error}");
+                }
+                refuse(&stream, &handler.settings(), Duration::ZERO);
+            }
+        }));
+        if served.is_err() {
+            error!("panic client={peer}: its session is over, the others go on");
+        }
+        let Some(place) = door.place(enough) else {
+            return;
+        };
         listener = place;
     }
 }

@@ -64,23 +64,26 @@ impl<S: Stream> Wire<S> {
     }
 
     /// Sends what replies there are, then reads once; `Ok(0)` is the end of input. Without a `deadline` it is set, `wait`
-    /// after the replies are gone.
+    /// from now.
     ///
     /// # Errors
     /// Kind `TimedOut` when `wait` or the time until `deadline` has passed without input or with replies unsent;
     /// else what the stream reports.
     pub fn fill(&mut self, wait: Duration, deadline: &mut Option<Instant>) -> io::Result<usize> {
-        self.flush(wait)?;
+        let mut now = Instant::now();
+        let deadline = *deadline.get_or_insert_with(|| now + wait);
+        if !self.replies.is_empty() {
+            self.flush(wait, now)?;
+            now = Instant::now();
+        }
         loop {
-            let now = Instant::now();
-            let deadline = *deadline.get_or_insert_with(|| now + wait);
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             self.set_read_timeout(wait.min(left))?;
             match self.read(now) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => now = Instant::now(),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -99,21 +102,21 @@ impl<S: Stream> Wire<S> {
         }
         reply.write(&mut self.replies);
         if self.replies.len() > REPLIES_MAX {
-            self.flush(wait)
+            self.flush(wait, Instant::now())
         } else {
             Ok(())
         }
     }
 
-    /// Sends the replies that wait, within `wait` in all.
+    /// Sends the replies that wait, within `wait` from `now` in all.
     ///
     /// # Errors
     /// Kind `TimedOut` when the client does not take them; else what the stream reports. Either way they are gone.
-    pub fn flush(&mut self, wait: Duration) -> io::Result<()> {
+    pub fn flush(&mut self, wait: Duration, now: Instant) -> io::Result<()> {
         if self.replies.is_empty() {
             return Ok(());
         }
-        let result = self.send_replies(wait, |stream, bytes| stream.write(bytes));
+        let result = self.send_replies(wait, now, |stream, bytes| stream.write(bytes));
         self.replies.clear();
         result
     }
@@ -121,9 +124,10 @@ impl<S: Stream> Wire<S> {
     fn send_replies(
         &mut self,
         wait: Duration,
+        now: Instant,
         write: fn(&mut S, &[u8]) -> io::Result<usize>,
     ) -> io::Result<()> {
-        let deadline = Instant::now() + wait;
+        let deadline = now + wait;
         let (mut sent, mut left) = (0, wait);
         while sent < self.replies.len() {
             if left.is_zero() {
@@ -152,7 +156,7 @@ impl<S: Stream> Wire<S> {
     /// Ends the conversation so that no reply is lost to a reset: sends what waits, within `wait`, ends writing, then
     /// reads and drops what the peer still sends, for `linger` at most.
     pub fn close(mut self, wait: Duration, linger: Duration) {
-        let sent = self.send_replies(wait, S::write_last);
+        let sent = self.send_replies(wait, Instant::now(), S::write_last);
         if sent.is_err() || self.stream.end_writing().is_err() {
             return;
         }

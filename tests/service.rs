@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(octets).into_owned()
@@ -104,6 +105,35 @@ fn a_socket_that_is_handed_over_outlives_the_daemon() {
         early.expect("220 mail.example ");
         drop(daemon);
     }
+}
+
+#[test]
+fn a_listener_that_cannot_be_called_from_here_does_not_hold_up_the_stop() {
+    let network = fs::read_dir("/sys/class/net").unwrap();
+    let interface = network
+        .map(|entry| entry.unwrap().file_name())
+        .find(|name| name != "lo");
+    let Some(interface) = interface else {
+        eprintln!("skipped: no network interface but lo");
+        return;
+    };
+    // Bound to one interface, as a service manager does it; from the machine itself it is called through another.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    if let Err(error) = socket.bind_device(Some(interface.as_encoded_bytes())) {
+        eprintln!("skipped: cannot bind to {interface:?}: {error}");
+        return;
+    }
+    let any = SocketAddr::from(([0, 0, 0, 0], 0));
+    socket.bind(&any.into()).unwrap();
+    socket.listen(8).unwrap();
+    let setup = Setup::default();
+    let command = activated(&setup, &socket.into(), "$$");
+    let daemon = Daemon::run(command, Arc::clone(&setup.folder));
+    let begun = Instant::now();
+    let (status, _) = daemon.stop();
+    assert_eq!(status.code(), Some(0));
+    // A thread for it is waited for, but not for as long as for a client.
+    assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
 #[test]

@@ -80,6 +80,36 @@ pub(crate) fn together<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// Where the next line goes: behind those that this thread holds, or by itself.
+struct Lines {
+    text: String,
+    held: bool,
+    /// What follows is lost if it is not finished: something in it panicked.
+    whole: usize,
+}
+
+impl Lines {
+    fn of_this_thread() -> Lines {
+        // A thread that is ending holds nothing any more.
+        let held = HELD.try_with(Cell::take).ok().flatten();
+        let whole = held.as_ref().map_or(0, String::len);
+        Lines {
+            held: held.is_some(),
+            text: held.unwrap_or_default(),
+            whole,
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if self.held {
+            self.text.truncate(self.whole);
+            HELD.set(Some(std::mem::take(&mut self.text)));
+        }
+    }
+}
+
 /// What the crate `log` talks to: env_logger judges, the desk takes the lines.
 struct Front<F: AsFd> {
     filter: env_logger::Logger,
@@ -95,18 +125,18 @@ impl<F: AsFd + Send + Sync> ::log::Log for Front<F> {
         if !self.filter.matches(record) {
             return;
         }
-        // A thread that is ending holds nothing any more.
-        let held = HELD.try_with(Cell::take).ok().flatten();
-        let hold = held.is_some();
-        let mut lines = held.unwrap_or_default();
-        write_line(&mut lines, SystemTime::now(), record.level(), record.args());
-        if !hold || lines.len() > PORTION {
-            self.desk.take(lines.as_bytes());
-            lines.clear();
+        let mut lines = Lines::of_this_thread();
+        write_line(
+            &mut lines.text,
+            SystemTime::now(),
+            record.level(),
+            record.args(),
+        );
+        if !lines.held || lines.text.len() > PORTION {
+            self.desk.take(lines.text.as_bytes());
+            lines.text.clear();
         }
-        if hold {
-            HELD.set(Some(lines));
-        }
+        lines.whole = lines.text.len();
     }
 
     fn flush(&self) {
@@ -177,6 +207,37 @@ fn writable(fd: &impl AsFd, wait: Option<Duration>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Cannot be shown.
+    struct Broken;
+
+    impl fmt::Display for Broken {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            panic!("told to")
+        }
+    }
+
+    #[test]
+    fn a_line_that_panics_takes_none_with_it() {
+        let file = tempfile::tempfile().unwrap();
+        let front = Front {
+            filter: env_logger::Builder::new().parse_filters("info").build(),
+            desk: Desk::new(Sink::new(file, STALL)),
+        };
+        let log = |what: &dyn fmt::Display| {
+            let mut record = ::log::Record::builder();
+            record.level(::log::Level::Info);
+            ::log::Log::log(&front, &record.args(format_args!("one {what}")).build());
+        };
+        HELD.set(Some(String::new()));
+        log(&1);
+        let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| log(&Broken)));
+        assert!(broken.is_err());
+        log(&2);
+        let held = HELD.take().unwrap();
+        let ends: Vec<_> = held.lines().map(|line| &line[line.len() - 5..]).collect();
+        assert_eq!(ends, ["one 1", "one 2"]);
+    }
 
     #[test]
     fn outside_text_is_escaped() {
