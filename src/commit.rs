@@ -20,23 +20,25 @@
 //! that panics, or that returns the wrong number of outcomes, is answered [`Abandoned`] to everyone
 //! in it, and the next batch goes on. The four are model-checked (`tests/loom`).
 //!
-//! It adapts by itself: a lone caller takes one lock and runs its item at once, and a leader takes who has come by
-//! then, without waiting for company. The longer a batch takes, the more come meanwhile, and the larger is the next.
+//! It adapts by itself: a lone caller takes one lock and runs its item at once, and nobody waits for company. The longer
+//! a batch takes, the more come meanwhile, and the larger is the next. Who is made leader has company, and gives way
+//! once before it looks who is there: those who were just about to bring their items are in its batch then.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What the model checker replaces.
 #[cfg(not(loom))]
 mod sync {
+    pub(super) use crate::crowd::give_way;
     pub(super) use std::sync::{Arc, Mutex};
     pub(super) use std::thread;
 }
 #[cfg(loom)]
 mod sync {
     pub(super) use loom::sync::{Arc, Mutex};
-    pub(super) use loom::thread;
+    pub(super) use loom::thread::{self, yield_now as give_way};
 }
-use sync::{Arc, Mutex, thread};
+use sync::{Arc, Mutex, give_way, thread};
 
 /// The batch that held the item ended without an outcome for it: it panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +109,9 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
 
     /// Runs one batch: `own`, if this thread has not queued its item, and then all that is queued.
     fn lead(&self, own: Option<I>) -> Result<O, Abandoned> {
+        if own.is_none() {
+            give_way();
+        }
         let taken = std::mem::take(&mut lock(&self.queue).waiting);
         let mut batch = Vec::with_capacity(taken.len() + 1);
         let mut tickets = Vec::with_capacity(taken.len() + 1);
