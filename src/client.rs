@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use log::{Level, debug, info, log_enabled, warn};
 
 use crate::clients::Place;
+use crate::company::Coming;
 use crate::handler::{Client, Handler, Refusal, Settings};
 use crate::log::Escaped;
 use crate::message::{BodyWriter, Envelope, Message};
@@ -50,6 +51,8 @@ pub struct Conversation<'a, H: Handler, S> {
     lines: LineReader,
     session: Session,
     transaction: Option<H::Transaction>,
+    /// Until a message is brought.
+    coming: Option<Coming>,
     /// The command being answered, for the log.
     shown: String,
 }
@@ -75,6 +78,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             lines,
             session,
             transaction: None,
+            coming: Some(Coming::begin()),
             shown: String::new(),
         }
     }
@@ -174,6 +178,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             }
             Step::Begin(reply) => {
                 self.refresh();
+                self.coming.get_or_insert_with(Coming::begin);
                 self.transaction = (self.session.reverse_path())
                     .map(|from| self.handler.begin(&self.client, from));
                 self.say(&reply)
@@ -275,6 +280,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
         let Transaction { helo, from, to } = transaction;
         let envelope = Envelope::new(helo, self.client.peer.ip(), from, to);
         let id = envelope.id;
+        self.coming = None;
         match self
             .handler
             .message(&self.client, kept, Message::new(envelope, body))

@@ -10,35 +10,55 @@
 //!
 //! | state | the caller | leaves it when |
 //! | --- | --- | --- |
-//! | 1 arriving | holds its item | nobody leads: to 3; somebody leads: to 2 |
-//! | 2 queued | is parked; its item is in the queue | made leader: to 3; its batch was run by another: to 4 |
-//! | 3 leading | has taken the whole queue, its own item first, and runs the batch | the batch is run, the leadership handed on |
-//! | 4 answered | has the outcome of its item | |
+//! | 1 arriving | puts its item into the queue | nobody leads: to 3; somebody leads: to 2 |
+//! | 2 queued | is parked | made leader: to 3; its batch was run by another: to 5 |
+//! | 3 gathering | leads, and is parked while too few are in the queue | enough are, or its patience is at an end: to 4 |
+//! | 4 running | has taken the whole queue, its own item first, and runs the batch | the batch is run, the leadership handed on |
+//! | 5 answered | has the outcome of its item | |
 //!
 //! Promises: an item is in exactly one batch; its outcome is handed out only after that batch ran;
 //! at most one batch runs at a time; whoever is queued when a leader ends is not forgotten. A batch
 //! that panics, or that returns the wrong number of outcomes, is answered [`Abandoned`] to everyone
 //! in it, and the next batch goes on. The four are model-checked (`tests/loom`).
 //!
-//! It adapts by itself: a lone caller takes one lock and runs its item at once, and nobody waits for company. The longer
-//! a batch takes, the more come meanwhile, and the larger is the next. Who is made leader has company, and gives way
-//! once before it looks who is there: those who were just about to bring their items are in its batch then.
+//! It adapts by itself. A lone caller takes two locks that nobody else wants and runs its item at once. The longer a
+//! batch takes, the more come meanwhile, and the larger is the next; and a leader that has had company gathers some of
+//! it before it begins (`company.rs`), for a millisecond at most.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use std::time::{Duration, Instant};
+
+use crate::company;
 
 /// What the model checker replaces.
 #[cfg(not(loom))]
 mod sync {
-    pub(super) use crate::crowd::give_way;
     pub(super) use std::sync::{Arc, Mutex};
     pub(super) use std::thread;
+
+    /// Parks, until `until` at most; false if that is over.
+    pub(super) fn rest(until: std::time::Instant) -> bool {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        thread::park_timeout(left);
+        !left.is_zero()
+    }
 }
 #[cfg(loom)]
 mod sync {
     pub(super) use loom::sync::{Arc, Mutex};
-    pub(super) use loom::thread::{self, yield_now as give_way};
+    pub(super) use loom::thread;
+
+    /// There is no time in a model: it may be over at any moment, so it is over after one.
+    pub(super) fn rest(_: std::time::Instant) -> bool {
+        thread::yield_now();
+        false
+    }
 }
-use sync::{Arc, Mutex, give_way, thread};
+use sync::{Arc, Mutex, rest, thread};
+
+/// How long a leader gathers at most: too short to be noticed, several syncs on a fast device.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// The batch that held the item ended without an outcome for it: it panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +67,22 @@ pub(crate) struct Abandoned;
 /// A place where items are brought, and the work that is done on them in batches.
 pub(crate) struct Commit<I, O, F> {
     queue: Mutex<Queue<I, O>>,
+    patience: Duration,
+    /// How many may still bring something.
+    coming: fn() -> usize,
     /// Takes a batch, returns one outcome for each item, in order.
     run: F,
 }
 
 struct Queue<I, O> {
-    waiting: Vec<(I, Arc<Ticket<O>>)>,
+    /// In the order of arrival. Who found nobody leading has no ticket; that is the first or nobody.
+    waiting: Vec<(I, Option<Arc<Ticket<O>>>)>,
     /// Somebody leads, or was told to. While it is false, `waiting` is empty.
     led: bool,
+    /// The leader, while it is parked for company.
+    gathering: Option<thread::Thread>,
+    /// The size of the last batch.
+    last: usize,
 }
 
 /// Where one queued thread is told what became of its item.
@@ -75,9 +103,13 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         let queue = Queue {
             waiting: Vec::new(),
             led: false,
+            gathering: None,
+            last: 0,
         };
         Commit {
             queue: Mutex::new(queue),
+            patience: PATIENCE,
+            coming: company::coming,
             run,
         }
     }
@@ -87,42 +119,37 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         let mut queue = lock(&self.queue);
         if !queue.led {
             queue.led = true;
+            queue.waiting.push((item, None));
             drop(queue);
-            return self.lead(Some(item));
+            return self.lead();
         }
         let ticket = Arc::new(Ticket {
             thread: thread::current(),
             news: Mutex::new(News::None),
         });
-        queue.waiting.push((item, Arc::clone(&ticket)));
+        queue.waiting.push((item, Some(Arc::clone(&ticket))));
+        let gathered = match self.is_enough(&queue) {
+            true => queue.gathering.take(),
+            false => None,
+        };
         drop(queue);
+        if let Some(leader) = gathered {
+            leader.unpark();
+        }
         loop {
             // A thread may be unparked for reasons that are not ours, so the news decides.
             let news = std::mem::replace(&mut *lock(&ticket.news), News::None);
             match news {
                 News::None => thread::park(),
-                News::Lead => return self.lead(None),
+                News::Lead => return self.lead(),
                 News::Done(outcome) => return outcome,
             }
         }
     }
 
-    /// Runs one batch: `own`, if this thread has not queued its item, and then all that is queued.
-    fn lead(&self, own: Option<I>) -> Result<O, Abandoned> {
-        if own.is_none() {
-            give_way();
-        }
-        let taken = std::mem::take(&mut lock(&self.queue).waiting);
-        let mut batch = Vec::with_capacity(taken.len() + 1);
-        let mut tickets = Vec::with_capacity(taken.len() + 1);
-        if let Some(own) = own {
-            batch.push(own);
-            tickets.push(None);
-        }
-        for (item, ticket) in taken {
-            batch.push(item);
-            tickets.push(Some(ticket));
-        }
+    /// Runs one batch: all that is queued, this thread's item first.
+    fn lead(&self) -> Result<O, Abandoned> {
+        let (batch, tickets): (Vec<I>, Vec<_>) = self.gather().into_iter().unzip();
         let size = batch.len();
 
         // Unwind safe: the batch is consumed, and what `run` keeps for itself is its own to keep
@@ -139,7 +166,7 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         };
 
         self.hand_on();
-        // The first is the leader's own item, whether it was queued or not.
+        // The first is the leader's own item, with a ticket or without.
         let mine = next();
         for ticket in tickets.into_iter().skip(1).flatten() {
             ticket.tell(News::Done(next()));
@@ -147,11 +174,34 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         mine
     }
 
+    /// Takes what is queued, when it is enough or there was time enough.
+    fn gather(&self) -> Vec<(I, Option<Arc<Ticket<O>>>)> {
+        let mut until = None;
+        let mut queue = lock(&self.queue);
+        while !self.is_enough(&queue) {
+            queue.gathering = Some(thread::current());
+            drop(queue);
+            let until = *until.get_or_insert_with(|| Instant::now() + self.patience);
+            let in_time = rest(until);
+            queue = lock(&self.queue);
+            if !in_time {
+                break;
+            }
+        }
+        queue.gathering = None;
+        queue.last = queue.waiting.len();
+        std::mem::take(&mut queue.waiting)
+    }
+
+    fn is_enough(&self, queue: &Queue<I, O>) -> bool {
+        company::is_enough(queue.waiting.len(), queue.last, (self.coming)())
+    }
+
     /// The first of those who came meanwhile leads the next batch.
     fn hand_on(&self) {
         let heir = {
             let mut queue = lock(&self.queue);
-            let heir = queue.waiting.first().map(|(_, ticket)| Arc::clone(ticket));
+            let heir = (queue.waiting.first()).and_then(|(_, ticket)| ticket.clone());
             queue.led = heir.is_some();
             heir
         };
@@ -231,6 +281,35 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_gathers_those_who_may_come() {
+        let sizes = Mutex::new(Vec::new());
+        let mut commit = Commit::new(|batch: Vec<usize>| {
+            sizes.lock().unwrap().push(batch.len());
+            batch
+        });
+        (commit.patience, commit.coming) = (Duration::from_secs(60), || 9);
+        lock(&commit.queue).last = 3;
+        std::thread::scope(|scope| {
+            for n in 0..3 {
+                let commit = &commit;
+                scope.spawn(move || assert_eq!(commit.submit(n), Ok(n)));
+            }
+        });
+        let queue = commit.queue.into_inner().unwrap();
+        assert!(!queue.led && queue.gathering.is_none());
+        assert_eq!(sizes.into_inner().unwrap(), [3]);
+    }
+
+    #[test]
+    fn a_leader_whose_company_does_not_come_waits_once() {
+        let mut commit = Commit::new(|batch: Vec<u8>| batch);
+        commit.coming = || 9;
+        lock(&commit.queue).last = 3;
+        assert_eq!(commit.submit(7), Ok(7));
+        assert_eq!(lock(&commit.queue).last, 1);
+    }
+
+    #[test]
     fn a_panic_or_a_missing_outcome_is_an_error_for_its_batch_only() {
         let commit = Commit::new(|batch: Vec<u8>| match batch[0] {
             1 => panic!("told to"),
@@ -276,9 +355,14 @@ mod model {
     use super::*;
     use loom::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Each of `callers` threads (this one is the last) brings its number; checks all four
-    /// promises.
-    fn check(callers: usize, preemptions: Option<usize>, fails: fn(&[usize]) -> bool) {
+    /// Each of `callers` threads (this one is the last) brings its number, and the first leader gathers `expected` of
+    /// them; checks all four promises.
+    fn check(
+        callers: usize,
+        expected: usize,
+        preemptions: Option<usize>,
+        fails: fn(&[usize]) -> bool,
+    ) {
         let mut model = loom::model::Builder::new();
         model.preemption_bound = preemptions;
         model.check(move || {
@@ -289,7 +373,7 @@ mod model {
                     .collect::<Vec<_>>(),
             );
             let seen = Arc::clone(&synced);
-            let commit = Arc::new(Commit::new(move |batch: Vec<usize>| {
+            let mut commit = Commit::new(move |batch: Vec<usize>| {
                 assert_eq!(
                     inside.fetch_add(1, Ordering::SeqCst),
                     0,
@@ -305,7 +389,10 @@ mod model {
                     .iter()
                     .map(|&n| if failed { Err(n) } else { Ok(n) })
                     .collect()
-            }));
+            });
+            commit.coming = || 9;
+            lock(&commit.queue).last = expected;
+            let commit = Arc::new(commit);
             let one = |n: usize, commit: &Commit<_, _, _>, synced: &[AtomicUsize]| {
                 // Whoever is answered was in a batch that ran, and hears of his own item in that
                 // batch.
@@ -328,23 +415,33 @@ mod model {
                 other.join().unwrap();
             }
             let queue = lock(&commit.queue);
-            assert!(!queue.led && queue.waiting.is_empty());
+            assert!(!queue.led && queue.waiting.is_empty() && queue.gathering.is_none());
         });
     }
 
     #[test]
     fn two_callers_in_every_order() {
-        check(2, None, |_| false);
+        check(2, 0, None, |_| false);
+    }
+
+    #[test]
+    fn two_callers_and_a_leader_that_gathers() {
+        check(2, 2, None, |_| false);
     }
 
     #[test]
     fn three_callers() {
-        check(3, Some(3), |_| false);
+        check(3, 0, Some(3), |_| false);
+    }
+
+    #[test]
+    fn three_callers_and_a_leader_that_gathers() {
+        check(3, 2, Some(3), |_| false);
     }
 
     #[test]
     fn an_error_reaches_everyone_in_its_batch_and_nobody_else() {
-        check(3, Some(3), |batch| batch.contains(&1));
+        check(3, 0, Some(3), |batch| batch.contains(&1));
     }
 
     #[test]

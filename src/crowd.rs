@@ -7,7 +7,6 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// Who gives way for longer than this on average shares the processors with programs that do not give way themselves.
@@ -20,16 +19,6 @@ const REST_MAX: Duration = Duration::from_secs(8);
 
 /// The one of this process.
 pub(crate) static CROWD: LazyLock<Crowd> = LazyLock::new(Crowd::new);
-
-/// Gives way once, where that is cheap.
-pub(crate) fn give_way() {
-    let before = Instant::now();
-    if CROWD.may_give_way(before) {
-        thread::yield_now();
-        let after = Instant::now();
-        CROWD.gave_way(after - before, after);
-    }
-}
 
 /// What is known of it. Numbers that race are a little wrong, which is of no consequence.
 pub(crate) struct Crowd {

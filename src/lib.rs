@@ -78,6 +78,7 @@ pub mod cli;
 mod client;
 mod clients;
 mod commit;
+mod company;
 #[doc(hidden)]
 pub mod config;
 mod crowd;

@@ -6,3 +6,5 @@
 
 #[path = "../../src/commit.rs"]
 mod commit;
+#[path = "../../src/company.rs"]
+mod company;
