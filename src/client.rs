@@ -50,9 +50,7 @@ pub struct Conversation<'a, H: Handler, S> {
     wire: Wire<S>,
     lines: LineReader,
     session: Session,
-    transaction: Option<H::Transaction>,
-    /// Until a message is brought.
-    coming: Option<Coming>,
+    transaction: Option<(H::Transaction, Coming)>,
     /// The command being answered, for the log.
     shown: String,
 }
@@ -78,7 +76,6 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             lines,
             session,
             transaction: None,
-            coming: Some(Coming::begin()),
             shown: String::new(),
         }
     }
@@ -92,6 +89,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             Ok(()) => self.converse(),
             Err(end) => end,
         };
+        self.transaction = None;
         let polite = self.place.leave();
         if let End::Say(reply) = end {
             self.log_reply(&reply);
@@ -178,9 +176,8 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
             }
             Step::Begin(reply) => {
                 self.refresh();
-                self.coming.get_or_insert_with(Coming::begin);
                 self.transaction = (self.session.reverse_path())
-                    .map(|from| self.handler.begin(&self.client, from));
+                    .map(|from| (self.handler.begin(&self.client, from), Coming::begin()));
                 self.say(&reply)
             }
             Step::Recipient(to) => {
@@ -205,7 +202,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
 
     fn recipient(&mut self, to: ForwardPath) -> Step {
         let verdict = match &mut self.transaction {
-            Some(transaction) => self.handler.recipient(&self.client, transaction, &to),
+            Some((transaction, _)) => self.handler.recipient(&self.client, transaction, &to),
             None => Verdict::TryLater, // the session asks only inside a transaction
         };
         let refused = match verdict {
@@ -264,7 +261,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
         if body.hops() > MAX_HOPS {
             return Ok(Outcome::Loop);
         }
-        let (Some(kept), Some(transaction)) = (kept, transaction) else {
+        let (Some((kept, coming)), Some(transaction)) = (kept, transaction) else {
             return Ok(Outcome::LocalError); // the session gives 354 only with both
         };
         let body = match body.finish() {
@@ -280,7 +277,7 @@ impl<'a, H: Handler, S: Stream> Conversation<'a, H, S> {
         let Transaction { helo, from, to } = transaction;
         let envelope = Envelope::new(helo, self.client.peer.ip(), from, to);
         let id = envelope.id;
-        self.coming = None;
+        drop(coming); // it is here
         match self
             .handler
             .message(&self.client, kept, Message::new(envelope, body))

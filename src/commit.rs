@@ -26,36 +26,50 @@
 //! it before it begins (`company.rs`), for a millisecond at most.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use std::time::{Duration, Instant};
 
-use crate::company;
+use crate::company::{self, Last};
 
 /// What the model checker replaces.
 #[cfg(not(loom))]
 mod sync {
     pub(super) use std::sync::{Arc, Mutex};
     pub(super) use std::thread;
+    use std::time::{Duration, Instant};
 
     /// Parks, until `until` at most; false if that is over.
-    pub(super) fn rest(until: std::time::Instant) -> bool {
-        let left = until.saturating_duration_since(std::time::Instant::now());
-        thread::park_timeout(left);
-        !left.is_zero()
+    pub(super) fn rest(until: Instant) -> bool {
+        thread::park_timeout(until.saturating_duration_since(Instant::now()));
+        Instant::now() < until
+    }
+
+    pub(super) fn since(begun: Instant) -> Duration {
+        begun.elapsed()
     }
 }
 #[cfg(loom)]
 mod sync {
     pub(super) use loom::sync::{Arc, Mutex};
     pub(super) use loom::thread;
+    use std::time::{Duration, Instant};
 
-    /// There is no time in a model: it may be over at any moment, so it is over after one.
-    pub(super) fn rest(_: std::time::Instant) -> bool {
-        thread::yield_now();
-        false
+    /// There is no time in a model. Patience is at an end at any moment, so after one; or it has none (`until` is more
+    /// than an hour away).
+    pub(super) fn rest(until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        let patient = left > Duration::from_secs(3600);
+        match patient {
+            true => thread::park(),
+            false => thread::yield_now(),
+        }
+        patient
+    }
+
+    pub(super) fn since(_: Instant) -> Duration {
+        Duration::ZERO
     }
 }
-use sync::{Arc, Mutex, rest, thread};
+use sync::{Arc, Mutex, rest, since, thread};
 
 /// How long a leader gathers at most: too short to be noticed, several syncs on a fast device.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -81,8 +95,7 @@ struct Queue<I, O> {
     led: bool,
     /// The leader, while it is parked for company.
     gathering: Option<thread::Thread>,
-    /// The size of the last batch.
-    last: usize,
+    last: Last,
 }
 
 /// Where one queued thread is told what became of its item.
@@ -104,7 +117,7 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
             waiting: Vec::new(),
             led: false,
             gathering: None,
-            last: 0,
+            last: Last::default(),
         };
         Commit {
             queue: Mutex::new(queue),
@@ -151,6 +164,7 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
     fn lead(&self) -> Result<O, Abandoned> {
         let (batch, tickets): (Vec<I>, Vec<_>) = self.gather().into_iter().unzip();
         let size = batch.len();
+        let begun = Instant::now();
 
         // Unwind safe: the batch is consumed, and what `run` keeps for itself is its own to keep
         // whole.
@@ -165,7 +179,8 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
             }
         };
 
-        self.hand_on();
+        let slow = since(begun) > self.patience;
+        self.hand_on(Last { size, slow });
         // The first is the leader's own item, with a ticket or without.
         let mine = next();
         for ticket in tickets.into_iter().skip(1).flatten() {
@@ -189,7 +204,6 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
             }
         }
         queue.gathering = None;
-        queue.last = queue.waiting.len();
         std::mem::take(&mut queue.waiting)
     }
 
@@ -197,12 +211,12 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         company::is_enough(queue.waiting.len(), queue.last, (self.coming)())
     }
 
-    /// The first of those who came meanwhile leads the next batch.
-    fn hand_on(&self) {
+    /// The first of those who came meanwhile leads the next batch, after this.
+    fn hand_on(&self, last: Last) {
         let heir = {
             let mut queue = lock(&self.queue);
             let heir = (queue.waiting.first()).and_then(|(_, ticket)| ticket.clone());
-            queue.led = heir.is_some();
+            (queue.led, queue.last) = (heir.is_some(), last);
             heir
         };
         if let Some(heir) = heir {
@@ -280,6 +294,8 @@ mod tests {
         );
     }
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_leader_gathers_those_who_may_come() {
         let sizes = Mutex::new(Vec::new());
@@ -287,14 +303,16 @@ mod tests {
             sizes.lock().unwrap().push(batch.len());
             batch
         });
-        (commit.patience, commit.coming) = (Duration::from_secs(60), || 9);
-        lock(&commit.queue).last = 3;
+        (commit.patience, commit.coming) = (LONG, || 9);
+        lock(&commit.queue).last.size = 3;
+        let begun = Instant::now();
         std::thread::scope(|scope| {
             for n in 0..3 {
                 let commit = &commit;
                 scope.spawn(move || assert_eq!(commit.submit(n), Ok(n)));
             }
         });
+        assert!(begun.elapsed() < LONG, "the last to come wakes the leader");
         let queue = commit.queue.into_inner().unwrap();
         assert!(!queue.led && queue.gathering.is_none());
         assert_eq!(sizes.into_inner().unwrap(), [3]);
@@ -303,10 +321,14 @@ mod tests {
     #[test]
     fn a_leader_whose_company_does_not_come_waits_once() {
         let mut commit = Commit::new(|batch: Vec<u8>| batch);
-        commit.coming = || 9;
-        lock(&commit.queue).last = 3;
+        (commit.patience, commit.coming) = (Duration::from_millis(20), || 9);
+        lock(&commit.queue).last.size = 3;
+        let begun = Instant::now();
         assert_eq!(commit.submit(7), Ok(7));
-        assert_eq!(lock(&commit.queue).last, 1);
+        assert!(begun.elapsed() >= commit.patience);
+        commit.patience = LONG;
+        assert_eq!(commit.submit(8), Ok(8));
+        assert!(begun.elapsed() < LONG);
     }
 
     #[test]
@@ -356,10 +378,11 @@ mod model {
     use loom::sync::atomic::{AtomicUsize, Ordering};
 
     /// Each of `callers` threads (this one is the last) brings its number, and the first leader gathers `expected` of
-    /// them; checks all four promises.
+    /// them, if it has the `patience`; checks all four promises.
     fn check(
         callers: usize,
         expected: usize,
+        patience: Duration,
         preemptions: Option<usize>,
         fails: fn(&[usize]) -> bool,
     ) {
@@ -390,8 +413,8 @@ mod model {
                     .map(|&n| if failed { Err(n) } else { Ok(n) })
                     .collect()
             });
-            commit.coming = || 9;
-            lock(&commit.queue).last = expected;
+            (commit.patience, commit.coming) = (patience, || 9);
+            lock(&commit.queue).last.size = expected;
             let commit = Arc::new(commit);
             let one = |n: usize, commit: &Commit<_, _, _>, synced: &[AtomicUsize]| {
                 // Whoever is answered was in a batch that ran, and hears of his own item in that
@@ -421,27 +444,35 @@ mod model {
 
     #[test]
     fn two_callers_in_every_order() {
-        check(2, 0, None, |_| false);
+        check(2, 0, PATIENCE, None, |_| false);
     }
 
     #[test]
     fn two_callers_and_a_leader_that_gathers() {
-        check(2, 2, None, |_| false);
+        check(2, 2, PATIENCE, None, |_| false);
     }
 
     #[test]
     fn three_callers() {
-        check(3, 0, Some(3), |_| false);
+        check(3, 0, PATIENCE, Some(3), |_| false);
     }
 
     #[test]
     fn three_callers_and_a_leader_that_gathers() {
-        check(3, 2, Some(3), |_| false);
+        check(3, 2, PATIENCE, Some(3), |_| false);
+    }
+
+    /// A wake-up that is lost would be a deadlock here.
+    #[test]
+    fn all_are_awaited_without_end() {
+        let patience = PATIENCE * 1_000_000_000;
+        check(2, 2, patience, None, |_| false);
+        check(3, 3, patience, Some(3), |_| false);
     }
 
     #[test]
     fn an_error_reaches_everyone_in_its_batch_and_nobody_else() {
-        check(3, 0, Some(3), |batch| batch.contains(&1));
+        check(3, 0, PATIENCE, Some(3), |batch| batch.contains(&1));
     }
 
     #[test]
