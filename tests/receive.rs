@@ -257,7 +257,8 @@ fn a_refused_message_is_read_to_its_end() {
         client.command("NOOP", "250");
     }
     assert_eq!(daemon.read("john/mbox"), "");
-    assert_eq!(daemon.matching("rejected client=").len(), cases.len());
+    let rejected = daemon.wait_for_count("rejected client=", cases.len());
+    assert_eq!(rejected.len(), cases.len());
     client.mail(
         "a@b",
         "john@mail.example",
@@ -372,7 +373,7 @@ fn a_message_to_very_many_is_logged_whole() {
     client.command("DATA", "354");
     client.command("Subject: x\r\n\r\nhello\r\n.", "250 OK id=");
     daemon.wait_for_count("INFO  delivered ", MANY);
-    assert_eq!(daemon.matching("accepted ").len(), 1);
+    assert_eq!(daemon.wait_for_count("accepted ", 1).len(), 1);
     assert_eq!(daemon.matching("lost").len(), 0);
 }
 

@@ -1,12 +1,13 @@
 //! The real daemon in a folder of its own, and a client to talk to it. Waits are for conditions, with a bound.
 #![allow(dead_code)] // each test file uses its part
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,17 +45,47 @@ impl Drop for Folder {
     }
 }
 
+/// The daemon's standard output: a file, so that what it wrote can be read at once, by whoever asks.
+struct Log {
+    file: File,
+    seen: Mutex<Seen>,
+}
+
 #[derive(Default)]
-struct Lines {
-    lines: Mutex<Vec<String>>,
-    more: Condvar,
+struct Seen {
+    octets: u64,
+    lines: Vec<String>,
+}
+
+impl Log {
+    /// What has been written by now, whole lines.
+    fn lines(&self) -> MutexGuard<'_, Seen> {
+        // Also after a panic of a thread that waited for a line.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut new = Vec::new();
+        let mut piece = [0; 16 * 1024];
+        loop {
+            // The daemon writes at the descriptor's own place, which this leaves alone.
+            let place = seen.octets + new.len() as u64;
+            match self.file.read_at(&mut piece, place).unwrap() {
+                0 => break,
+                len => new.extend_from_slice(&piece[..len]),
+            }
+        }
+        let whole = new.iter().rposition(|&octet| octet == b'\n');
+        let whole = &new[..whole.map_or(0, |end| end + 1)];
+        let text = str::from_utf8(whole).expect("a log in UTF-8");
+        seen.octets += whole.len() as u64;
+        seen.lines.extend(text.lines().map(str::to_owned));
+        seen
+    }
 }
 
 /// A running daemon.
 pub struct Daemon {
     pub folder: Arc<Folder>,
     pub child: Child,
-    log: Arc<Lines>,
+    log: Log,
 }
 
 /// What a daemon is started with; `{dir}` in the texts stands for the test's folder.
@@ -121,15 +152,11 @@ impl Setup {
 impl Daemon {
     /// Starts `command` and waits until it listens.
     pub fn run(mut command: Command, folder: Arc<Folder>) -> Daemon {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Lines::default());
-        let (stdout, lines) = (child.stdout.take().unwrap(), Arc::clone(&log));
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                lines.lines.lock().unwrap().push(line);
-                lines.more.notify_all();
-            }
-        });
+        let file = tempfile::tempfile().unwrap();
+        command.stdout(file.try_clone().unwrap());
+        let child = command.spawn().unwrap();
+        let seen = Mutex::default();
+        let log = Log { file, seen };
         let mut daemon = Daemon { folder, child, log };
         let deadline = Instant::now() + PATIENCE;
         while daemon.matching("listening on ").is_empty() {
@@ -143,17 +170,14 @@ impl Daemon {
     }
 
     pub fn log(&self) -> Vec<String> {
-        // Also after a panic of a thread that waited for a line.
-        let lines = self.log.lines.lock();
-        lines.unwrap_or_else(PoisonError::into_inner).clone()
+        self.log.lines().lines.clone()
     }
 
     /// The log lines that contain `text`.
     pub fn matching(&self, text: &str) -> Vec<String> {
-        self.log()
-            .into_iter()
-            .filter(|line| line.contains(text))
-            .collect()
+        let seen = self.log.lines();
+        let found = seen.lines.iter().filter(|line| line.contains(text));
+        found.cloned().collect()
     }
 
     /// Waits for the first log line that contains `text`.
@@ -164,23 +188,17 @@ impl Daemon {
     /// Waits until `count` log lines contain `text`.
     pub fn wait_for_count(&self, text: &str, count: usize) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.log.lines.lock().unwrap();
         loop {
-            let found: Vec<_> = lines
-                .iter()
-                .filter(|line| line.contains(text))
-                .cloned()
-                .collect();
+            let found = self.matching(text);
             if found.len() >= count {
                 return found;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
             assert!(
-                !left.is_zero(),
+                Instant::now() < deadline,
                 "the log never said {text:?}: {:#?}",
-                *lines
+                self.log()
             );
-            lines = self.log.more.wait_timeout(lines, left).unwrap().0;
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

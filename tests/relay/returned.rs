@@ -128,7 +128,7 @@ fn one_report_names_all_that_failed() {
     client.send(format!("{WORDS}.\r\n"));
     let id = client.expect("250 OK id=").split_off("250 OK id=".len());
     wait_for_empty_spool(&daemon);
-    assert_eq!(daemon.matching("bounced id=").len(), 3);
+    assert_eq!(daemon.wait_for_count("bounced id=", 3).len(), 3);
     let all = messages(&daemon.read("john/mbox"));
     assert_eq!(all.len(), 1);
     assert_report(&all[0], &id, "5.1.1", "550 5.1.1");
