@@ -27,7 +27,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/smtpd788"
-OURS, SINK, POSTFIX, POSTFIX_RELAY, OURS_RELAY = (f"127.0.0.{n}" for n in range(31, 36))
+OURS, SINK, POSTFIX, POSTFIX_RELAY, OURS_RELAY, EMPTY = (f"127.0.0.{n}" for n in range(31, 37))
 PORT = 2578
 PATIENCE = 120
 
@@ -394,14 +394,23 @@ def relay(options, folder):
 
 
 def backlog(options, folder):
-    """Very many messages wait for a host that is dead."""
+    """Very many messages wait for a host that is dead; beside it, a daemon without any."""
     waiting = int(100000 * options.scale)
-    more = "RETRY_MIN = 1h\nRELAY_TIMEOUT = 5\n"
-    ours = Ours(folder / "ours", more=more)
-    fresh = rate(ours, 20, 2000, 1000, "-d")
+    ours = Ours(folder / "ours", more="RETRY_MIN = 1h\nRELAY_TIMEOUT = 5\n")
+    empty = Ours(folder / "empty", host=EMPTY)
+    messages = max(20, int(5000 * options.scale))
+
+    def beside():
+        """The median rate of new mail, and its ratio to that of the other in the same moments."""
+        for server in (ours, empty):
+            rate(server, 20, messages, 1000, "-d")
+        pairs = [[rate(server, 20, messages, 1000, "-d") for server in (ours, empty)] for _ in range(3 * options.rounds)]
+        return statistics.median(one for one, _ in pairs), statistics.median(one / other for one, other in pairs)
+
+    before = beside()
     send(ours, 20, waiting, 1000, "-d", to="john@[127.0.0.99]")
     memory = pss_kib(ours.pids())
-    after = rate(ours, 20, 2000, 1000, "-d")
+    after = beside()
     ours.stop()
     ours.start()
     started = ours.started
@@ -411,11 +420,13 @@ def backlog(options, folder):
     accepted = started + time.monotonic() - began
     time.sleep(5)
     memory = max(memory, pss_kib(ours.pids()))
-    later = rate(ours, 20, 2000, 1000, "-d")
+    later = beside()
     ours.stop()
+    empty.stop()
+    before, after, later = (f"{rate:.0f}/s ({ratio:.2f} x a daemon without)" for rate, ratio in (before, after, later))
     print(
         f"{f'{waiting} messages wait':34} {memory / 1024:.1f} MiB (PSS); {accepted * 1000:.0f} ms to the first accept; "
-        f"new mail {fresh:.0f}/s before, {after:.0f}/s with them, {later:.0f}/s after a restart"
+        f"new mail {before} before, {after} with them, {later} after a restart"
     )
 
 
