@@ -423,7 +423,7 @@ def backlog(options, folder):
     later = beside()
     ours.stop()
     empty.stop()
-    before, after, later = (f"{rate:.0f}/s ({ratio:.2f} x a daemon without)" for rate, ratio in (before, after, later))
+    before, after, later = (f"{speed:.0f}/s ({ratio:.2f} x a daemon without)" for speed, ratio in (before, after, later))
     print(
         f"{f'{waiting} messages wait':34} {memory / 1024:.1f} MiB (PSS); {accepted * 1000:.0f} ms to the first accept; "
         f"new mail {before} before, {after} with them, {later} after a restart"
