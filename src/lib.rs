@@ -22,7 +22,7 @@
 //!
 //! # What to rely on
 //!
-//! [`server`], [`handler`], [`message`], [`send`], [`relay::sender`], [`relay::mx`] and [`smtp`] are the library: they
+//! [`server`], [`handler`], [`message`], [`send`], [`relay::client`], [`relay::mx`] and [`smtp`] are the library: they
 //! change as semantic versions do, and their types grow only where they are `#[non_exhaustive]`. Nothing in it is
 //! global, and nothing prints: events go to the crate `log`, and whoever wants to see them installs a logger. The
 //! other modules are public for the command and its tests, and promise nothing.
@@ -30,75 +30,54 @@
 //! # The path of a message
 //!
 //! ```text
-//!  client                                                                       next hop
-//!    | TCP                                                                          ^ TCP
-//!    v                                                                              |
-//!  accept ---> client ---> wire      octets, deadlines, replies             relay/sender
-//!  (a thread     |  \                                                               ^
-//!   a client)    |   smtp/           pure: lines, commands, session, data           |
-//!                v                                                            relay/mx (DNS)
-//!             handler                a program's own, or the daemon's:              ^
-//!                |                                                                  |
-//!                v      whose is it?                                                |
-//!              post ----------+----> spool/    one durable file a message ---> relay/queue
-//!                |            |                  ^                                  |
-//!                |  mailboxes |                  | "not now"                        | "never"
-//!                v            v                  |                                  v
-//!            mailbox/ (group commit) ------------+                       relay/notice --> post
+//!  client                                                                      next hop
+//!    | TCP                                                                         ^ TCP
+//!    v                                                                             |
+//!  receive/listener --> receive/connection      a thread a client             relay/client
+//!                          |        \\                                              ^
+//!                          |         smtp/      pure: lines, commands, data        |
+//!                          v                                                  relay/mx, net/dns
+//!                  receive/handler              a program's own, or the daemon's   ^
+//!                          |                                                       |
+//!                          v   whose is it?                                        |
+//!                    daemon/router --------+--> store/spool   one file a message --> relay/queue
+//!                          |               |         ^                             |
+//!                          | mailboxes     |         | "not now"                   | "never"
+//!                          v               v         |                             v
+//!                  store/mailbox (group commit) -----+                       relay/bounce --> router
 //! ```
 //!
-//! `250` is said when `post` returns: every copy is on stable storage, in a
-//! mailbox or in the spool.
+//! `250` is said when the router returns: every copy is on stable storage, in a mailbox or in the spool.
 //!
 //! # The map
 //!
 //! | where | what | rule |
 //! | --- | --- | --- |
+//! | `daemon` | the command, both files, the log, the router | flows decide and log, leaves return errors |
+//! | `receive` | flow 1; [`server`] and [`handler`] are the receiver as a library | no second way in |
+//! | [`relay`] | flow 2; [`send`] is the sender as a library | everything that calls out |
+//! | `store` | mailboxes and spool, each durable before it is acknowledged | nothing else opens an mbox or a spool file |
+//! | [`message`] | envelope, id, content, dates | values |
+//! | `net` | a stream with deadlines, DNS | the only file that knows `async` is `dns` |
 //! | [`smtp`] | addresses, commands, replies, lines, mail data, the session | pure: octets in, values out |
-//! | `config` | both files, every fault with its line | reads and judges, changes nothing |
-//! | `mailbox` | mbox delivery: locks, quoting, group commit, cut back | nothing else opens an mbox |
-//! | `spool` | durable queue files | nothing else touches the spool's messages |
-//! | [`relay`] | DNS, the sender, the queue, reports | everything that calls out |
-//! | [`server`], [`handler`] | the receiver as a library | no second way in: the daemon uses it |
-//! | [`send`] | the sender as a library | a thin cover of `relay::sender` and `relay::mx` |
-//! | `daemon`, `post` | the two flows put together | flows decide and log, leaves return errors |
-//!
-//! Imports point down only: `main`, then `daemon`, then `server` and `relay::queue` (the two
-//! flows), then `post`, then the leaves, then values ([`message`], `config`), then [`smtp`].
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-// Hidden ones: the command's own, public for it and for its tests.
-mod accept;
-mod ahead;
-mod body;
-#[doc(hidden)]
-pub mod cli;
-mod client;
-mod clients;
-mod commit;
-mod company;
-#[doc(hidden)]
-pub mod config;
-mod crowd;
+// Hidden ones are the command's own, public for it and for its tests.
 #[doc(hidden)]
 pub mod daemon;
-mod date;
-pub mod handler;
-#[doc(hidden)]
-pub mod log;
-#[doc(hidden)]
-pub mod mailbox;
 pub mod message;
-mod post;
+mod net;
+mod receive;
 pub mod relay;
-pub mod send;
-pub mod server;
 pub mod smtp;
 #[doc(hidden)]
-pub mod spool;
-mod stream;
+pub mod store;
+
 #[doc(hidden)]
-pub mod system;
-mod wire;
+pub use daemon::{cli, config, log, system};
+pub use receive::{handler, server};
+pub use relay::mailer as send;
+#[doc(hidden)]
+pub use store::{mailbox, spool};

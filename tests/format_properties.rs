@@ -9,7 +9,7 @@ mod daemon;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use smtpd788::config::{Config, ConfigError};
-use smtpd788::mailbox::{Copy, Mailboxes};
+use smtpd788::mailbox::{MailboxMessage, Mailboxes};
 use smtpd788::message::{Body, Id};
 use smtpd788::smtp::address::{ForwardPath, ReversePath};
 use smtpd788::smtp::line::{LineEnd, LineReader, LineStep};
@@ -293,7 +293,7 @@ proptest! {
         for content in &contents {
             let heading = Arc::from(&b"From a@b Sat Nov 21 22:30:01 2026\n"[..]);
             let body = Arc::new(Body::from_bytes(content.clone()));
-            mailboxes.deliver(&mbox, Copy { heading, body }).unwrap();
+            mailboxes.deliver(&mbox, MailboxMessage { heading, body }).unwrap();
         }
         let read = daemon::messages(&octets(&std::fs::read(&mbox).unwrap()));
         let wrote: Vec<_> = contents.iter().map(|content| octets(content) + "\n").collect();

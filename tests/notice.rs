@@ -1,7 +1,7 @@
 //! Undeliverable-mail reports, whole and under hostile input.
 
 use smtpd788::message::Id;
-use smtpd788::relay::notice::{Failure, Reason, Report, compose};
+use smtpd788::relay::bounce::{Failure, Reason, Report, compose};
 use std::time::{Duration, UNIX_EPOCH};
 
 const ORIGINAL: &[u8] = b"Received: from x\nSubject: =_=_ hello\n\nbody: secret\n";

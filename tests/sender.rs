@@ -10,7 +10,7 @@ use hop::Hop;
 use hop::Step::{Data, Mail, Rcpt, Rset};
 use sending::{PATIENT, open, paths, send, target, told};
 use smtpd788::message::{Body, BodyWriter};
-use smtpd788::relay::sender::{Connection, Fate, Target};
+use smtpd788::relay::client::{Connection, Fate, Target};
 use std::io::Write;
 use std::net::TcpListener;
 use std::thread;

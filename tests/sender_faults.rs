@@ -10,7 +10,7 @@ use hop::Step::{Data, Dot, Greeting, Helo, InData, Mail, Quit, Rcpt};
 use hop::{Act, Hop, Step};
 use sending::{IMPATIENT, PATIENT, open, paths, plain, send, target, told};
 use smtpd788::message::Body;
-use smtpd788::relay::sender::Connection;
+use smtpd788::relay::client::Connection;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};

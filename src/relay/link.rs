@@ -8,8 +8,8 @@
 //! Another thread can cut the connection through a [`Handle`], except between `354` and the reply to the final dot:
 //! cut there, nobody knows whether the message arrived.
 
+use crate::net::stream::{Reader, differs};
 use crate::smtp::reply::{RemoteReply, ReplyError, ReplyReader};
-use crate::stream::{Reader, differs};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;

@@ -1,19 +1,9 @@
-//! Everything that calls out. RULE: only `spool` and `post` are above it.
-mod crew;
-mod desk;
-mod link;
-pub mod mx;
+//! The second flow: what waits in the spool is sent to its next hop, or returned to its sender.
+
 #[doc(hidden)] // the daemon's own, public for its tests
-pub mod notice;
-mod outside;
-mod plan;
+pub mod bounce;
+pub mod client;
+pub(crate) mod link;
+pub mod mailer;
+pub mod mx;
 pub(crate) mod queue;
-#[cfg(test)]
-mod queue_tests;
-#[cfg(test)]
-mod queue_world;
-mod retry;
-mod round;
-mod route;
-pub mod sender;
-mod sites;

@@ -1,345 +1,382 @@
-//! Where a domain's mail goes. The only file that knows DNS, and the only one that knows `async`.
+//! Which addresses to call, in which order, once DNS has answered (RFC 5321 5.1, RFC 7505). Pure but for one
+//! question to the kernel: is this address ours?
 //!
-//! [`Resolver::targets`] asks for the MX records, then for the IPv6 and IPv4 addresses of those hosts; `route` next
-//! door decides what to make of the answers. What DNS says, and what becomes of the mail:
-//!
-//! | answer | then |
-//! | --- | --- |
-//! | MX records | those hosts |
-//! | the name exists, without MX records (NODATA) | the domain's own addresses |
-//! | a null MX (RFC 7505), NXDOMAIN, neither MX nor addresses | never |
-//! | SERVFAIL, REFUSED, any other code, a referral, no answer, no network, no usable resolv.conf | later |
-//!
-//! Any number of threads may ask at once: the lookups are tasks on one thread that does nothing else, started at the
-//! first question and stopped when the resolver is dropped. The caller waits for his own answer, in bounded time; no
-//! lock is held meanwhile. Names are always taken as complete: no search list, no hosts file, and `1.2.3.4` without
-//! brackets is a name. Answers are cached as long as their time to live says, an hour at most.
+//! * Preferences ascending, equal ones shuffled; every address of a host before the next host; at most five in all.
+//! * A list that holds this host is cut there: only strictly better preferences remain, so mail never goes in circles.
+//! * A host whose addresses are not known now is passed over while another one has some; only if none has any does
+//!   its trouble decide: [`RouteError::Later`] if one of them is unknown, [`RouteError::Never`] if all are known to be none.
 
-pub use super::route::{Identity, RouteError, Target};
-
-use super::route::{self, Addresses, Exchanger};
+use crate::daemon::system;
+pub use crate::net::dns::Resolver;
 use crate::smtp::address::Host;
-use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError, mpsc};
-use std::time::{Duration, SystemTime};
-use std::{fs, io, thread};
-use tokio::runtime::{Builder, Handle};
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout_at};
-use trust_dns_resolver::TokioResolver;
-use trust_dns_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig,
-};
-use trust_dns_resolver::net::runtime::TokioRuntimeProvider;
-use trust_dns_resolver::net::{DnsError, NetError};
-use trust_dns_resolver::proto::op::ResponseCode;
-use trust_dns_resolver::proto::rr::{Name, RData, RecordType};
-use trust_dns_resolver::system_conf::read_system_conf;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// MX hosts whose addresses are asked for: a list of hundreds must not become hundreds of questions.
-const MAX_HOSTS: usize = 16;
-/// Answers kept.
-const CACHE_SIZE: u64 = 1024;
-/// Nothing is believed longer than this, so that a corrected mistake is noticed.
-const MAX_TTL: Duration = Duration::from_secs(3600);
-/// How much later than its own deadline a lookup may answer.
-const GRACE: Duration = Duration::from_secs(1);
-/// The system's name servers; read again when it changes.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Addresses called in one try: enough to get past dead hosts, few enough that a try ends.
+const MAX_TARGETS: usize = 5;
 
-/// Shared by all threads.
-#[derive(Debug)]
-pub struct Resolver {
-    /// Asks the name servers that were given; without it, the system's.
-    given: Option<TokioResolver>,
-    timeout: Duration,
-    engine: Mutex<Option<Engine>>,
+/// One address to call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Target {
+    /// The MX host's name without its last dot, or the literal; printable.
+    pub name: String,
+    /// Where to connect.
+    pub addr: SocketAddr,
 }
 
-impl Resolver {
-    /// `nameservers`: asked over UDP, and over TCP for what does not fit; none means the system's. `timeout`: for a
-    /// whole call of [`targets`](Self::targets). Starts nothing yet.
-    ///
-    /// # Errors
-    /// The DNS library does not take these name servers.
-    pub fn new(nameservers: &[SocketAddr], timeout: Duration) -> Result<Resolver, RouteError> {
-        let given = match nameservers {
-            [] => None,
-            given => {
-                let servers = given.iter().map(|addr| nameserver(*addr)).collect();
-                let client = client(servers, timeout);
-                Some(client.map_err(|error| RouteError::Later(error.to_string()))?)
-            }
-        };
-        Ok(Resolver {
-            given,
-            timeout,
-            engine: Mutex::new(None),
-        })
-    }
-
-    /// The addresses to call for mail to `host`, in the order to try, at least one, at most five. Blocks, at most
-    /// `timeout` and a second.
-    ///
-    /// # Errors
-    /// `Never` if the mail must go back, a loop among the reasons; `Later` if DNS could not say.
-    pub fn targets(
-        &self,
-        host: &Host,
-        port: u16,
-        me: &Identity,
-    ) -> Result<Vec<Target>, RouteError> {
-        let domain = match host {
-            Host::Literal(ip) => return route::literal(*ip, port, me),
-            Host::Name(domain) => domain.as_str().trim_end_matches('.'),
-        };
-        let Ok(name) = Name::from_ascii(format!("{domain}.")) else {
-            return Err(RouteError::Never(format!(
-                "{domain} is too long for a domain name"
-            )));
-        };
-        let later = |why: &dyn std::fmt::Display| {
-            RouteError::Later(format!("DNS lookup of {domain} failed: {why}"))
-        };
-        let (runtime, client) = self.engine().map_err(|error| later(&error))?;
-        let (answer, wait) = mpsc::sync_channel(1);
-        let deadline = Instant::now() + self.timeout;
-        runtime.spawn(async move {
-            answer
-                .send(exchangers(&client, name, deadline).await)
-                .is_ok()
-        });
-        let exchangers = wait
-            .recv_timeout(self.timeout + GRACE)
-            .map_err(|error| later(&error))??;
-        route::choose(domain, exchangers, port, me)
-    }
-
-    /// The thread's handle and a client, both cheap to clone. Starts the thread if there is none.
-    fn engine(&self) -> io::Result<(Handle, TokioResolver)> {
-        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-        let engine = match &mut *engine {
-            Some(engine) => engine,
-            none => none.insert(Engine::start()?),
-        };
-        let client = match &self.given {
-            Some(client) => client.clone(),
-            None => engine.system_client(self.timeout)?,
-        };
-        Ok((engine.runtime.clone(), client))
+impl Target {
+    /// `addr`, known as `host` to log lines and answers.
+    pub fn new(host: &Host, addr: SocketAddr) -> Target {
+        let name = host.to_string().trim_end_matches('.').to_owned();
+        Target { name, addr }
     }
 }
 
-/// The thread that drives the lookups.
-#[derive(Debug)]
-struct Engine {
-    runtime: Handle,
-    /// What the thread waits for; it ends when this is aborted.
-    lifetime: AbortHandle,
-    /// Made from the resolv.conf of that time.
-    system: Option<(SystemTime, TokioResolver)>,
-}
-
-impl Engine {
-    fn start() -> io::Result<Engine> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let lifetime = runtime.spawn(std::future::pending::<()>());
-        let abort = lifetime.abort_handle();
-        thread::Builder::new()
-            .name("dns".to_owned())
-            .spawn(move || runtime.block_on(lifetime).is_ok())?;
-        Ok(Engine {
-            runtime: handle,
-            lifetime: abort,
-            system: None,
-        })
-    }
-
-    /// Asks the system's name servers: those of now, because a host may be moved to another network.
-    fn system_client(&mut self, timeout: Duration) -> io::Result<TokioResolver> {
-        let changed = fs::metadata(RESOLV_CONF)?.modified()?;
-        if let Some((then, client)) = &self.system
-            && *then == changed
-        {
-            return Ok(client.clone());
-        }
-        let (config, _) = read_system_conf().map_err(io::Error::other)?;
-        let (_, _, servers) = config.into_parts();
-        let client = client(servers, timeout)?;
-        self.system = Some((changed, client.clone()));
-        Ok(client)
+/// A host that has no name but its address.
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Target {
+        Target::new(&Host::literal(addr.ip()), addr)
     }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.lifetime.abort();
-    }
+/// Why there is nothing to call; the text is a whole clause, for the log and the report.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// No try will ever succeed: the mail goes back to its sender.
+    #[error("{0}")]
+    Never(String),
+    /// Not known now: try again.
+    #[error("{0}")]
+    Later(String),
 }
 
-fn client(servers: Vec<NameServerConfig>, timeout: Duration) -> io::Result<TokioResolver> {
-    let config = ResolverConfig::from_name_servers(servers);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    let options = builder.options_mut();
-    // Two attempts fit in; within an attempt, UDP is sent again by itself.
-    options.timeout = timeout / 2;
-    options.attempts = 1;
-    options.cache_size = CACHE_SIZE;
-    options.positive_max_ttl = Some(MAX_TTL);
-    options.negative_max_ttl = Some(MAX_TTL);
-    options.use_hosts_file = ResolveHosts::Never;
-    // CNAMEs are followed, and of no further interest.
-    options.preserve_intermediates = false;
-    builder.build().map_err(io::Error::other)
+/// Who we are, so that mail does not go in circles.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Identity {
+    /// HOSTNAME.
+    pub hostname: Host,
+    /// Every address and port that a listener of ours is bound to.
+    pub listening: Vec<SocketAddr>,
 }
 
-fn nameserver(addr: SocketAddr) -> NameServerConfig {
-    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
-    for connection in &mut connections {
-        connection.port = addr.port();
-    }
-    NameServerConfig::new(addr.ip(), true, connections)
-}
-
-/// The hosts that take mail for `domain`, best first, with their addresses.
-async fn exchangers(
-    client: &TokioResolver,
-    domain: Name,
-    deadline: Instant,
-) -> Result<Vec<Exchanger>, RouteError> {
-    let never = |what: &str| Err(RouteError::Never(format!("{} {what}", plain(&domain))));
-    let mut hosts: Vec<(u16, Name)> =
-        match lookup(client, domain.clone(), RecordType::MX, deadline).await {
-            Answer::Records(records) => records.into_iter().filter_map(as_mx).collect(),
-            // An implicit MX (RFC 5321 5.1): the domain is its own mail host.
-            Answer::NoData => {
-                let addresses = addresses(client, domain.clone(), deadline).await;
-                if let Addresses::None = addresses {
-                    return never("has neither MX nor address records");
-                }
-                return Ok(vec![Exchanger {
-                    name: plain(&domain),
-                    preference: 0,
-                    addresses,
-                }]);
-            }
-            Answer::NoName => return never("does not exist (NXDOMAIN)"),
-            Answer::Unknown(why) => return Err(RouteError::Later(why)),
-        };
-    // A null MX stands alone; beside others it is a mistake, and not a host.
-    hosts.retain(|(_, host)| !host.is_root());
-    if hosts.is_empty() {
-        return never("does not accept mail (null MX)");
-    }
-    route::shuffle(&mut hosts, |(preference, _)| *preference);
-    hosts.truncate(MAX_HOSTS);
-    let asked: Vec<_> = hosts
-        .into_iter()
-        .map(|(preference, host)| {
-            let (client, name) = (client.clone(), plain(&host));
-            let asked = tokio::spawn(async move { addresses(&client, host, deadline).await });
-            (name, preference, asked)
-        })
-        .collect();
-    let mut exchangers = Vec::with_capacity(asked.len());
-    for (name, preference, asked) in asked {
-        let failed = |error| Addresses::Unknown(format!("DNS lookup of {name} failed: {error}"));
-        let addresses = asked.await.unwrap_or_else(failed);
-        exchangers.push(Exchanger {
-            name,
-            preference,
-            addresses,
-        });
-    }
-    Ok(exchangers)
-}
-
-/// Both kinds at once. One kind is enough: that the other is unknown then does not matter.
-async fn addresses(client: &TokioResolver, host: Name, deadline: Instant) -> Addresses {
-    let (other, name) = (client.clone(), host.clone());
-    let v4 = tokio::spawn(async move { lookup(&other, name, RecordType::A, deadline).await });
-    let v6 = lookup(client, host, RecordType::AAAA, deadline).await;
-    let v4 = v4
-        .await
-        .unwrap_or_else(|error| Answer::Unknown(error.to_string()));
-    let mut ips = Vec::new();
-    let mut unknown = None;
-    for answer in [v6, v4] {
-        match answer {
-            Answer::Records(records) => {
-                ips.extend(records.into_iter().filter_map(|data| data.ip_addr()));
-            }
-            Answer::NoData | Answer::NoName => {}
-            Answer::Unknown(why) => unknown = unknown.or(Some(why)),
+impl Identity {
+    /// A host of this name that listens on these addresses; none for a program that only sends.
+    pub fn new(hostname: Host, listening: Vec<SocketAddr>) -> Identity {
+        Identity {
+            hostname,
+            listening,
         }
     }
-    match (ips.is_empty(), unknown) {
-        (false, _) => Addresses::Known(ips),
-        (true, Some(why)) => Addresses::Unknown(why),
-        (true, None) => Addresses::None,
-    }
 }
 
-/// What DNS says of one name and type.
-enum Answer {
-    /// At least one, all of the type asked for.
-    Records(Vec<RData>),
-    /// The name exists, without such records.
-    NoData,
-    /// NXDOMAIN.
-    NoName,
-    /// No answer to rely on; the text says of which name and why.
+/// A host that takes a domain's mail.
+#[derive(Debug)]
+pub(crate) struct Exchanger {
+    pub name: String,
+    /// Lower is better.
+    pub preference: u16,
+    pub addresses: Addresses,
+}
+
+#[derive(Debug)]
+pub(crate) enum Addresses {
+    /// IPv6 and IPv4 in any order.
+    Known(Vec<IpAddr>),
+    /// DNS says that there are none.
+    None,
+    /// DNS did not say; why.
     Unknown(String),
 }
 
-async fn lookup(client: &TokioResolver, name: Name, kind: RecordType, deadline: Instant) -> Answer {
-    let asked = plain(&name);
-    let unknown = |why: &dyn std::fmt::Display| {
-        Answer::Unknown(format!("DNS lookup of {asked} {kind} failed: {why}"))
-    };
-    let error = match timeout_at(deadline, client.lookup(name, kind)).await {
-        Ok(Ok(answer)) => {
-            let records = answer.answers().iter().map(|record| record.data.clone());
-            let records: Vec<_> = records.filter(|data| data.record_type() == kind).collect();
-            return match records.is_empty() {
-                true => Answer::NoData,
-                false => Answer::Records(records),
-            };
+/// Mail for an address literal: that address alone.
+pub(crate) fn literal(ip: IpAddr, port: u16, me: &Identity) -> Result<Vec<Target>, RouteError> {
+    let name = Host::literal(ip).to_string();
+    if !is_callable(ip) {
+        return Err(RouteError::Never(format!(
+            "{name} is not the address of one host"
+        )));
+    }
+    if me.is_at(ip, port) {
+        return Err(RouteError::Never(format!("mail loop: {name} is this host")));
+    }
+    let addr = SocketAddr::new(ip.to_canonical(), port);
+    Ok(vec![Target { name, addr }])
+}
+
+/// Sorts by preference, equal ones in random order.
+pub(crate) fn shuffle<T>(items: &mut [T], preference: impl Fn(&T) -> u16) {
+    // Every RandomState has other keys: a random number each, without a crate for it.
+    items.sort_by_cached_key(|item| (preference(item), RandomState::new().hash_one(0)));
+}
+
+/// Mail for `domain`, whose `exchangers` come in the order to try. Not for an empty list.
+pub(crate) fn choose(
+    domain: &str,
+    mut exchangers: Vec<Exchanger>,
+    port: u16,
+    me: &Identity,
+) -> Result<Vec<Target>, RouteError> {
+    if let Some(own) = exchangers
+        .iter()
+        .filter(|host| me.is(host, port))
+        .map(|host| host.preference)
+        .min()
+    {
+        exchangers.retain(|host| host.preference < own);
+        if exchangers.is_empty() {
+            return Err(RouteError::Never(format!(
+                "mail loop: mail for {domain} comes back to this host"
+            )));
         }
-        Ok(Err(error)) => error,
-        Err(_) => NetError::Timeout,
-    };
-    match error {
-        NetError::Dns(DnsError::NoRecordsFound(nothing)) => match nothing.response_code {
-            ResponseCode::NXDomain => Answer::NoName,
-            // A server that does not look further itself; that is no answer (RFC 2308 2.2).
-            ResponseCode::NoError if nothing.soa.is_none() && nothing.ns.is_some() => {
-                unknown(&"the name server only refers to others")
-            }
-            ResponseCode::NoError => Answer::NoData,
-            code => unknown(&code),
-        },
-        NetError::Dns(DnsError::ResponseCode(ResponseCode::ServFail)) => unknown(&"SERVFAIL"),
-        NetError::Dns(DnsError::ResponseCode(ResponseCode::Refused)) => unknown(&"REFUSED"),
-        NetError::Dns(DnsError::ResponseCode(code)) => unknown(&code),
-        NetError::Timeout => unknown(&"timed out"),
-        error => unknown(&error),
+    }
+    let mut targets = Vec::with_capacity(MAX_TARGETS);
+    let mut unknown = None;
+    for Exchanger {
+        name, addresses, ..
+    } in exchangers
+    {
+        match addresses {
+            Addresses::Known(ips) => targets.extend(ordered(ips).into_iter().map(|ip| Target {
+                name: name.clone(),
+                addr: SocketAddr::new(ip, port),
+            })),
+            Addresses::None => {}
+            Addresses::Unknown(why) => unknown = unknown.or(Some(why)),
+        }
+    }
+    targets.truncate(MAX_TARGETS);
+    match (targets.is_empty(), unknown) {
+        (false, _) => Ok(targets),
+        (true, Some(why)) => Err(RouteError::Later(why)),
+        (true, None) => Err(RouteError::Never(format!(
+            "no mail host of {domain} has an address that can be called"
+        ))),
     }
 }
 
-fn as_mx(data: RData) -> Option<(u16, Name)> {
-    match data {
-        RData::MX(mx) => Some((mx.preference, mx.exchange)),
-        _ => None,
+/// IPv6 and IPv4 in turn, so that a host with many of one kind, which may not work from here, does not use up the
+/// try; within a kind shuffled, because a cached answer would otherwise send all mail to the first.
+fn ordered(ips: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (mut v6, mut v4): (Vec<IpAddr>, Vec<IpAddr>) = ips
+        .into_iter()
+        .map(|ip| ip.to_canonical())
+        .filter(|ip| is_callable(*ip))
+        .partition(IpAddr::is_ipv6);
+    shuffle(&mut v6, |_| 0);
+    shuffle(&mut v4, |_| 0);
+    let (mut v6, mut v4) = (v6.into_iter(), v4.into_iter());
+    let mut ips = Vec::with_capacity(v6.len() + v4.len());
+    while v6.len() + v4.len() > 0 {
+        ips.extend(v6.next());
+        ips.extend(v4.next());
+    }
+    ips
+}
+
+/// An address of one host. The unspecified one would reach this very host, whatever it is.
+fn is_callable(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    !(ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST))
+}
+
+impl Identity {
+    fn is(&self, host: &Exchanger, port: u16) -> bool {
+        let by_name = matches!(&self.hostname, Host::Name(me) if me.as_str().eq_ignore_ascii_case(&host.name));
+        by_name
+            || matches!(&host.addresses, Addresses::Known(ips) if ips.iter().any(|ip| self.is_at(*ip, port)))
+    }
+
+    /// Whether calling this address and port would reach this daemon.
+    fn is_at(&self, ip: IpAddr, port: u16) -> bool {
+        let ip = ip.to_canonical();
+        let mut listeners = self
+            .listening
+            .iter()
+            .filter(|addr| addr.port() == port)
+            .map(SocketAddr::ip);
+        listeners.any(|listener| {
+            listener.to_canonical() == ip
+                // The literal that we go by may be that of a router that passes the port on to us.
+                || self.hostname == Host::Literal(ip)
+                || (listener.is_unspecified() && listener.is_ipv6() == ip.is_ipv6() && system::is_on_this_machine(ip))
+        })
     }
 }
 
-/// Printable ASCII, without the last dot.
-fn plain(name: &Name) -> String {
-    let mut name = name.to_ascii();
-    if name.ends_with('.') {
-        name.pop();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me(hostname: &str, listening: &[&str]) -> Identity {
+        let listening = listening.iter().map(|addr| addr.parse().unwrap()).collect();
+        Identity {
+            hostname: hostname.parse().unwrap(),
+            listening,
+        }
     }
-    name
+
+    fn host(name: &str, preference: u16, ips: &[&str]) -> Exchanger {
+        let addresses = match ips {
+            [] => Addresses::None,
+            ["?"] => Addresses::Unknown(format!("{name} timed out")),
+            ips => Addresses::Known(ips.iter().map(|ip| ip.parse().unwrap()).collect()),
+        };
+        Exchanger {
+            name: name.to_owned(),
+            preference,
+            addresses,
+        }
+    }
+
+    fn names(targets: Vec<Target>) -> String {
+        targets
+            .into_iter()
+            .map(|target| target.name)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn what_is_known_of_the_hosts_decides() {
+        let me = me("me.example", &["127.0.0.1:25", "192.0.2.9:25"]);
+        let later = |name: &str| Err(RouteError::Later(format!("{name} timed out")));
+        let never = || {
+            Err(RouteError::Never(
+                "no mail host of d has an address that can be called".into(),
+            ))
+        };
+        let mail_loop = || {
+            Err(RouteError::Never(
+                "mail loop: mail for d comes back to this host".into(),
+            ))
+        };
+        let table = [
+            (
+                "in order",
+                vec![host("a", 1, &["192.0.2.1"]), host("b", 2, &["192.0.2.2"])],
+                Ok("a b"),
+            ),
+            (
+                "the first is unknown",
+                vec![host("a", 1, &["?"]), host("b", 2, &["192.0.2.2"])],
+                Ok("b"),
+            ),
+            (
+                "the first is none",
+                vec![host("a", 1, &[]), host("b", 2, &["192.0.2.2"])],
+                Ok("b"),
+            ),
+            (
+                "one unknown, the rest none",
+                vec![host("a", 1, &[]), host("b", 2, &["?"])],
+                later("b"),
+            ),
+            (
+                "all none",
+                vec![host("a", 1, &[]), host("b", 2, &[])],
+                never(),
+            ),
+            (
+                "useless addresses",
+                vec![host("a", 1, &["0.0.0.0", "::", "224.0.0.1", "ff02::1"])],
+                never(),
+            ),
+            (
+                "we are second, by name",
+                vec![host("a", 1, &["192.0.2.1"]), host("ME.example", 2, &[])],
+                Ok("a"),
+            ),
+            (
+                "our equals are left out",
+                vec![host("a", 2, &["192.0.2.1"]), host("me.example", 2, &[])],
+                mail_loop(),
+            ),
+            (
+                "we are first, by address",
+                vec![host("b", 1, &["192.0.2.9"]), host("c", 2, &["192.0.2.3"])],
+                mail_loop(),
+            ),
+            (
+                "mapped",
+                vec![host("b", 1, &["::ffff:192.0.2.9"])],
+                mail_loop(),
+            ),
+            (
+                "better, but unknown",
+                vec![host("a", 1, &["?"]), host("me.example", 2, &[])],
+                later("a"),
+            ),
+            (
+                "another loopback is another host",
+                vec![host("a", 1, &["127.0.0.2"])],
+                Ok("a"),
+            ),
+        ];
+        for (what, hosts, expected) in table {
+            let got = choose("d", hosts, 25, &me).map(names);
+            assert_eq!(got, expected.map(str::to_owned), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_every_address_of_this_machine() {
+        let all = me("me.example", &["0.0.0.0:25", "[::]:25"]);
+        for ip in ["127.0.0.1", "127.8.8.8", "::1"] {
+            assert!(all.is_at(ip.parse().unwrap(), 25), "{ip}");
+            assert!(
+                !all.is_at(ip.parse().unwrap(), 26),
+                "{ip}: another port is another daemon"
+            );
+        }
+        assert!(!all.is_at("192.0.2.1".parse().unwrap(), 25));
+        let v6_only = me("me.example", &["[::]:25"]);
+        assert!(!v6_only.is_at("127.0.0.1".parse().unwrap(), 25));
+    }
+
+    #[test]
+    fn the_literal_that_we_go_by_is_ours() {
+        let me = me("[192.0.2.7]", &["10.0.0.1:25"]);
+        assert!(me.is_at("192.0.2.7".parse().unwrap(), 25));
+        assert!(!me.is_at("192.0.2.7".parse().unwrap(), 26));
+    }
+
+    #[test]
+    fn both_kinds_of_address_take_turns_and_five_are_enough() {
+        let me = me("me.example", &[]);
+        let many = [
+            "2001:db8::1",
+            "2001:db8::2",
+            "2001:db8::3",
+            "2001:db8::4",
+            "192.0.2.1",
+            "192.0.2.2",
+        ];
+        let targets = choose("d", vec![host("a", 1, &many)], 25, &me).unwrap();
+        let kinds: Vec<bool> = targets.iter().map(|target| target.addr.is_ipv6()).collect();
+        assert_eq!(kinds, [true, false, true, false, true]);
+    }
+
+    #[test]
+    fn a_literal_is_that_address_alone() {
+        let me = me("me.example", &["127.0.0.1:25"]);
+        let one = |ip: &str| literal(ip.parse().unwrap(), 25, &me);
+        assert_eq!(
+            one("2001:db8::1").unwrap(),
+            [Target {
+                name: "[IPv6:2001:db8::1]".into(),
+                addr: "[2001:db8::1]:25".parse().unwrap()
+            }]
+        );
+        for ip in [
+            "127.0.0.1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "ff02::1",
+        ] {
+            assert!(matches!(one(ip), Err(RouteError::Never(_))), "{ip}");
+        }
+    }
 }

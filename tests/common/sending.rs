@@ -4,7 +4,7 @@
 
 use crate::hop::Hop;
 use smtpd788::message::Body;
-use smtpd788::relay::sender::{Connection, Fate, Target};
+use smtpd788::relay::client::{Connection, Fate, Target};
 use smtpd788::smtp::address::ForwardPath;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -4,7 +4,8 @@
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "the callers of the group commit stay in the daemon")]
 
-#[path = "../../src/commit.rs"]
-mod commit;
-#[path = "../../src/company.rs"]
-mod company;
+#[path = "../../src/store"]
+mod store {
+    mod company;
+    mod group_commit;
+}

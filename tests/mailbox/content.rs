@@ -1,7 +1,7 @@
 //! What lies in the mbox file, octet by octet, and how many syncs it took.
 
 use crate::place::{HEADING, Place, copy, expected, received, spilled};
-use smtpd788::mailbox::{Copy, MailboxError};
+use smtpd788::mailbox::{MailboxError, MailboxMessage};
 use smtpd788::message::Body;
 use std::fs::{self};
 use std::os::unix::fs::PermissionsExt;
@@ -89,7 +89,7 @@ fn forty_at_once_share_syncs_and_one_bad_message_fails_alone() {
                         mailboxes
                             .deliver(
                                 mbox,
-                                Copy {
+                                MailboxMessage {
                                     body: Arc::new(short),
                                     ..copy("")
                                 },

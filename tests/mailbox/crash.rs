@@ -1,7 +1,7 @@
 //! Writes that fail or are cut short, and what the next start makes of them.
 
 use crate::place::{Place, copy, expected, spilled};
-use smtpd788::mailbox::{Copy, MailboxError, Mailboxes};
+use smtpd788::mailbox::{MailboxError, MailboxMessage, Mailboxes};
 use smtpd788::message::Body;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,7 +14,7 @@ fn a_body_that_ends_early_leaves_no_trace() {
     let mailboxes = place.open();
     mailboxes.deliver(&place.mbox, copy("one\n")).unwrap();
     let short = Body::from_file(tempfile::tempfile().unwrap(), 0, 100_000);
-    let short = Copy {
+    let short = MailboxMessage {
         body: Arc::new(short),
         ..copy("")
     };

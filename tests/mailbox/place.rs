@@ -1,6 +1,6 @@
 //! A private folder with a spool, copies to deliver, and what an mbox should then hold.
 
-use smtpd788::mailbox::{Copy, Mailboxes};
+use smtpd788::mailbox::{MailboxMessage, Mailboxes};
 use smtpd788::message::{Body, BodyWriter};
 use std::fs;
 use std::io::Write;
@@ -69,32 +69,32 @@ impl Place {
     }
 }
 
-pub(crate) fn copy(body: impl AsRef<[u8]>) -> Copy {
-    Copy {
+pub(crate) fn copy(body: impl AsRef<[u8]>) -> MailboxMessage {
+    MailboxMessage {
         heading: Arc::from(HEADING.as_bytes()),
         body: Arc::new(Body::from_bytes(body.as_ref().to_vec())),
     }
 }
 
 /// `body` in a file, with something before and after it that is not part of it.
-pub(crate) fn spilled(body: &[u8]) -> Copy {
+pub(crate) fn spilled(body: &[u8]) -> MailboxMessage {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(b"before").unwrap();
     file.write_all(body).unwrap();
     file.write_all(b"\nFrom after").unwrap();
     let body = Body::from_file(file, 6, body.len() as u64);
-    Copy {
+    MailboxMessage {
         heading: Arc::from(HEADING.as_bytes()),
         body: Arc::new(body),
     }
 }
 
 /// A copy of a body as it is received: beyond what is kept in memory, its beginning is in a file.
-pub(crate) fn received(body: &[u8]) -> Copy {
+pub(crate) fn received(body: &[u8]) -> MailboxMessage {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = BodyWriter::new(folder.path());
     writer.push(body);
-    Copy {
+    MailboxMessage {
         heading: Arc::from(HEADING.as_bytes()),
         body: Arc::new(writer.finish().unwrap()),
     }

@@ -1,0 +1,420 @@
+//! The post office: whether a recipient is ours or may be relayed to, and where the copies of a message go.
+//!
+//! A message is taken in this order, and `250` means that all of it is done:
+//!
+//! 1. recipients elsewhere: one durable spool file for all of them;
+//! 2. mailboxes: one durable copy each, several mailboxes side by side;
+//! 3. copies that a mailbox could not take now: one more spool file, to be retried from there.
+//!
+//! Only then does the queue learn of the spool files. If 3 fails too, the file of 1 is withdrawn before the client
+//! is told to try again, so that nobody elsewhere gets the mail twice. A crash in between answers nothing: the client
+//! sends the message again, and a copy may come twice, but never not at all.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::thread;
+use std::time::SystemTime;
+
+use log::{error, info, warn};
+
+use crate::daemon::config::{Config, MailConf, Place};
+use crate::daemon::log::together;
+use crate::daemon::system;
+use crate::message::{self, Body, Envelope, Id, Message};
+use crate::receive::handler::{Client, Handler, Refusal, Settings, Verdict};
+use crate::smtp::address::{ForwardPath, Host, ReversePath};
+use crate::smtp::host::Digits;
+use crate::store::mailbox::{MailboxError, MailboxMessage, Mailboxes};
+use crate::store::spool::{NewEntry, Queued, Spool};
+
+/// Where mail for a forward-path goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A local user's mbox file.
+    Mailbox(PathBuf),
+    /// `user.conf` sends it on to this path (RFC 788 3.2).
+    Forward(ForwardPath),
+    /// Another host's.
+    Remote,
+    /// Ours, but nobody has this name.
+    NoSuchUser,
+}
+
+/// The configuration in force, with the settings that sessions take from it.
+#[derive(Debug)]
+struct ActiveConfig {
+    config: Arc<Config>,
+    settings: Arc<Settings>,
+}
+
+/// Is given a new spool file.
+type OnQueued = dyn Fn(Queued) + Send + Sync;
+
+/// The post office of one daemon; shared by the receiver and the queue.
+pub struct Router {
+    active: RwLock<ActiveConfig>,
+    mailboxes: Mailboxes,
+    spool: Arc<Spool>,
+    queued: Box<OnQueued>,
+    listening: OnceLock<Vec<SocketAddr>>,
+}
+
+impl Router {
+    /// `queued` is given every new spool file.
+    pub fn new(
+        config: Config,
+        mailboxes: Mailboxes,
+        spool: Arc<Spool>,
+        queued: impl Fn(Queued) + Send + Sync + 'static,
+    ) -> Router {
+        Router {
+            active: RwLock::new(ActiveConfig::new(config)),
+            mailboxes,
+            spool,
+            queued: Box::new(queued),
+            listening: OnceLock::new(),
+        }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&active.config)
+    }
+
+    /// Puts another configuration in force: sessions see it at their next HELO or MAIL.
+    pub fn reconfigure(&self, config: Config) {
+        let next = ActiveConfig::new(config);
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    /// Says once which addresses are listened on: their literals are local for mail in the spool.
+    pub fn listens_on(&self, addrs: Vec<SocketAddr>) {
+        let _ = self.listening.set(addrs);
+    }
+
+    /// The addresses listened on.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.listening.get().cloned().unwrap_or_default()
+    }
+
+    /// Makes the folders of all mailboxes.
+    ///
+    /// # Errors
+    /// The first folder that cannot be made, with its reason.
+    pub fn prepare(&self) -> Result<(), (PathBuf, io::Error)> {
+        for mbox in self.config().users.mailboxes() {
+            self.mailboxes
+                .prepare(mbox)
+                .map_err(|error| (mbox.to_owned(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Where mail that is in the spool goes: no client tells which address it reached.
+    pub fn route(&self, to: &ForwardPath) -> Route {
+        let ours = |ip| self.listening.get().is_some_and(|all| is_ours(ip, all));
+        route(&self.config(), to, ours)
+    }
+
+    /// Puts one copy into a mailbox; it is on stable storage when this returns.
+    ///
+    /// # Errors
+    /// Why the mailbox cannot take it now; nothing of it is left there.
+    pub fn deliver(&self, mbox: &Path, copy: MailboxMessage) -> Result<(), MailboxError> {
+        self.mailboxes.deliver(mbox, copy)
+    }
+
+    /// Sends a report of our own from `<>` the way of all mail.
+    ///
+    /// # Errors
+    /// Why it can be stored nowhere now.
+    pub fn submit(&self, to: &ForwardPath, content: Vec<u8>) -> io::Result<Id> {
+        let config = self.config();
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let hostname = config.mail.hostname.clone();
+        let envelope = Envelope::new(hostname, client, ReversePath::Null, vec![to.clone()]);
+        let id = envelope.id;
+        let routes = match self.route(to) {
+            Route::NoSuchUser => {
+                warn!("dropped id={id} from=<> to={to}: no such user");
+                return Ok(id);
+            }
+            route => vec![(to.clone(), route)],
+        };
+        let message = Message::new(envelope, Body::from_bytes(content));
+        self.store(message, routes, "")?;
+        Ok(id)
+    }
+
+    /// Makes every copy safe, then says so.
+    fn store(
+        &self,
+        message: Message,
+        routes: Vec<(ForwardPath, Route)>,
+        time_stamp: &str,
+    ) -> io::Result<()> {
+        let Message { envelope, body } = message;
+        let (id, body) = (envelope.id, Arc::new(body));
+        let (local, remote) = sort(routes);
+        let mut in_the_spool = Vec::new();
+        if !remote.is_empty() {
+            in_the_spool.push(self.spool(id, &envelope, &remote, time_stamp, &body)?);
+        }
+        let heading = message::mbox_heading(&envelope.from, envelope.received, time_stamp);
+        let copy = MailboxMessage {
+            heading: Arc::from(heading.into_bytes()),
+            body: Arc::clone(&body),
+        };
+        let failed = self.deliver_all(&local, &copy);
+        let mut put_off = Vec::new();
+        for (mbox, error) in &failed {
+            warn!("deferred id={id} mailbox={}: {error}", mbox.display());
+            put_off.extend(local[*mbox].iter().cloned());
+        }
+        if !put_off.is_empty() {
+            match self.spool(Id::new(), &envelope, &put_off, time_stamp, &body) {
+                Ok(queued) => in_the_spool.push(queued),
+                Err(error) => {
+                    if !remote.is_empty() {
+                        self.spool.withdraw(id);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let (Envelope { client, from, .. }, size) = (&envelope, body.len());
+        let client = Digits(*client);
+        together(|| {
+            info!("accepted id={id} client={client} from={from} size={size}");
+            let delivered = local.iter().filter(|(mbox, _)| !failed.contains_key(mbox));
+            for (mbox, recipients) in delivered {
+                for to in recipients {
+                    info!("delivered id={id} to={to} mailbox={}", mbox.display());
+                }
+            }
+            for file in &in_the_spool {
+                for recipient in &file.recipients {
+                    info!(
+                        "queued id={} to={}{}",
+                        file.id,
+                        recipient.to,
+                        of(id, file.id)
+                    );
+                }
+            }
+        });
+        in_the_spool.into_iter().for_each(&self.queued);
+        Ok(())
+    }
+
+    fn spool(
+        &self,
+        id: Id,
+        envelope: &Envelope,
+        to: &[ForwardPath],
+        time_stamp: &str,
+        body: &Body,
+    ) -> io::Result<Queued> {
+        let entry = NewEntry {
+            id,
+            from: &envelope.from,
+            received: envelope.received,
+            to,
+            heading: time_stamp.as_bytes(),
+            body,
+            next_try: SystemTime::now(),
+        };
+        self.spool.accept(&entry)
+    }
+
+    /// One copy a mailbox, several side by side, so that their syncs overlap. Returns those that failed.
+    fn deliver_all<'a>(
+        &self,
+        local: &'a BTreeMap<PathBuf, Vec<ForwardPath>>,
+        copy: &MailboxMessage,
+    ) -> BTreeMap<&'a PathBuf, MailboxError> {
+        let deliver = |mbox: &'a PathBuf| match self.mailboxes.deliver(mbox, copy.clone()) {
+            Ok(()) => None,
+            Err(error) => Some((mbox, error)),
+        };
+        let mut mboxes = local.keys();
+        let Some(first) = mboxes.next() else {
+            return BTreeMap::new();
+        };
+        if local.len() == 1 {
+            return deliver(first).into_iter().collect();
+        }
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
+            let mut failed = BTreeMap::new();
+            for mbox in mboxes {
+                let work = move || deliver(mbox);
+                match thread::Builder::new()
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, work)
+                {
+                    Ok(thread) => threads.push((mbox, thread)),
+                    Err(_) => failed.extend(deliver(mbox)),
+                }
+            }
+            failed.extend(deliver(first));
+            for (mbox, thread) in threads {
+                failed.extend(thread.join().unwrap_or_else(|_| {
+                    Some((mbox, io::Error::other("its thread panicked").into()))
+                }));
+            }
+            failed
+        })
+    }
+}
+
+/// A delivery's thread needs little; what is not touched costs no memory.
+const STACK: usize = 256 * 1024;
+
+/// ` of=ID` where a copy waits in a file of its own.
+fn of(id: Id, file: Id) -> String {
+    if id == file {
+        String::new()
+    } else {
+        format!(" of={id}")
+    }
+}
+
+/// One mailbox gets one copy, and so does one forward-path elsewhere.
+fn sort(
+    routes: Vec<(ForwardPath, Route)>,
+) -> (BTreeMap<PathBuf, Vec<ForwardPath>>, Vec<ForwardPath>) {
+    let (mut local, mut remote) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
+    for (to, route) in routes {
+        match route {
+            Route::Mailbox(mbox) => {
+                let recipients = local.entry(mbox).or_default();
+                if !recipients.contains(&to) {
+                    recipients.push(to);
+                }
+            }
+            Route::Forward(path) if !remote.contains(&path) => remote.push(path),
+            // A user who went away since RCPT: the queue looks again and reports.
+            Route::Remote | Route::NoSuchUser if !remote.contains(&to) => remote.push(to),
+            _ => {}
+        }
+    }
+    (local, remote)
+}
+
+/// Looks a forward-path up. `ours` tells whether an address literal is this host.
+fn route(config: &Config, to: &ForwardPath, ours: impl Fn(IpAddr) -> bool) -> Route {
+    let literal = matches!(to.host(), Host::Literal(ip) if ours(*ip));
+    if !literal && !config.is_local(to.host()) {
+        return Route::Remote;
+    }
+    match config.users.find(to.user()) {
+        Some(Place::Mbox(path)) => Route::Mailbox(path.clone()),
+        Some(Place::Forward(path)) => Route::Forward(path.clone()),
+        None => Route::NoSuchUser,
+    }
+}
+
+/// Whether `ip` is listened on; under a wildcard, whether it is this machine's at all.
+fn is_ours(ip: IpAddr, listening: &[SocketAddr]) -> bool {
+    let ip = ip.to_canonical();
+    listening
+        .iter()
+        .map(|addr| addr.ip().to_canonical())
+        .any(|listened| {
+            let wildcard = listened.is_unspecified() && listened.is_ipv4() == ip.is_ipv4();
+            listened == ip || wildcard && system::is_on_this_machine(ip)
+        })
+}
+
+impl ActiveConfig {
+    fn new(config: Config) -> ActiveConfig {
+        let settings = Arc::new(settings(&config.mail));
+        ActiveConfig {
+            config: Arc::new(config),
+            settings,
+        }
+    }
+}
+
+fn settings(mail: &MailConf) -> Settings {
+    Settings {
+        hostname: mail.hostname.clone(),
+        max_clients: mail.max_clients,
+        max_clients_per_host: mail.max_clients_per_host,
+        uncounted: mail.relay_from.clone(),
+        client_timeout: mail.client_timeout,
+        max_message_size: mail.max_message_size,
+        max_recipients: mail.max_recipients,
+        spill_dir: mail.spool_dir.clone(),
+    }
+}
+
+/// One transaction of a client: the configuration that it began with, and its recipients' routes.
+#[derive(Debug)]
+pub struct RoutedRecipients {
+    config: Arc<Config>,
+    routes: Vec<(ForwardPath, Route)>,
+}
+
+impl Handler for Router {
+    type Transaction = RoutedRecipients;
+
+    fn begin(&self, _: &Client, _: &ReversePath) -> RoutedRecipients {
+        RoutedRecipients {
+            config: self.config(),
+            routes: Vec::new(),
+        }
+    }
+
+    /// Who may relay is decided by the client's address alone.
+    fn recipient(
+        &self,
+        client: &Client,
+        sorting: &mut RoutedRecipients,
+        to: &ForwardPath,
+    ) -> Verdict {
+        let reached = client.local.ip();
+        let route = route(&sorting.config, to, |ip| ip == reached);
+        let verdict = match &route {
+            Route::Mailbox(_) => Verdict::Accept,
+            Route::Forward(path) => Verdict::Forward(path.clone()),
+            Route::Remote if sorting.config.may_relay(client.peer.ip()) => Verdict::Accept,
+            Route::Remote => Verdict::RelayDenied,
+            Route::NoSuchUser => Verdict::NoSuchUser,
+        };
+        if matches!(verdict, Verdict::Accept | Verdict::Forward(_)) {
+            sorting.routes.push((to.clone(), route));
+        }
+        verdict
+    }
+
+    fn message(
+        &self,
+        _: &Client,
+        sorting: RoutedRecipients,
+        message: Message,
+    ) -> Result<(), Refusal> {
+        let RoutedRecipients { config, routes } = sorting;
+        let MailConf {
+            time_stamp,
+            hostname,
+            ..
+        } = &config.mail;
+        let time_stamp = message::time_stamp_line(*time_stamp, hostname, &message.envelope);
+        let id = message.envelope.id;
+        self.store(message, routes, &time_stamp).map_err(|error| {
+            error!("refused id={id}: cannot be stored: {error}");
+            Refusal::from(&error)
+        })
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&active.settings)
+    }
+}

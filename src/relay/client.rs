@@ -1,0 +1,361 @@
+//! The client side of RFC 788: one connection to one next hop, a straight function per transaction.
+//!
+//! [`Connection::open`] connects, awaits the greeting and says HELO. [`Connection::send`] carries one message to any
+//! number of recipients, and always tells the fate of each:
+//!
+//! | the hop | the recipient is |
+//! | --- | --- |
+//! | `2yz` to his RCPT and to the final dot | delivered |
+//! | `4yz` to his RCPT, or to MAIL, DATA or the dot | for later |
+//! | `5yz` likewise | never |
+//! | `421` anywhere, silence, a hang-up, nonsense, a reply out of turn | for later, and the connection is of no more use |
+//!
+//! What was decided before the connection was lost stays decided. A connection lost after the dot was sent and before
+//! its reply leaves the message in doubt: it counts as not delivered, so it may arrive twice, never not at all. If the
+//! body can't be read to its end here, the connection is cut without the dot, so that no part of it is delivered.
+//!
+//! A greeting or HELO that is refused, even with `5yz`, says nothing of any recipient: it is [`Trouble`] of the site,
+//! and the next address may be better. Commands are not pipelined: RFC 788 asks for each reply to be awaited.
+
+pub use crate::relay::link::Handle;
+pub use crate::relay::mx::Target;
+
+use crate::message::Body;
+use crate::relay::link::{Link, LinkError};
+use crate::smtp::address::{ForwardPath, Host, ReversePath};
+use crate::smtp::data::DataWriter;
+use crate::smtp::reply::RemoteReply;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Mail data is read and written in pieces of about this size.
+const PIECE: usize = 64 * 1024;
+/// Nothing depends on the reply to QUIT; it is worth no longer wait.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// What a fate's text is cut to: it ends up in the spool, in log lines and in reports.
+const MAX_TEXT: usize = 400;
+
+/// What became of one recipient; there is no fourth. The text is one printable line that names the hop:
+/// `mx.example.org[192.0.2.1]:25 said: 550 No such user`, or
+/// `connection to mx.example.org[192.0.2.1]:25 failed: timed out (at RCPT)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The hop has taken the message for him.
+    Delivered(String),
+    /// To be tried again.
+    Later(String),
+    /// To be returned.
+    Never(String),
+}
+
+/// The site can't be talked to: not reached, or not willing. Try the next address; if there is none, try later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Trouble(pub String);
+
+/// One connection to a next hop, greeted. Dropping it closes it.
+#[derive(Debug)]
+pub struct Connection {
+    link: Link,
+    /// `mx.example.org[192.0.2.1]:25`
+    peer: String,
+    usable: bool,
+    in_doubt: bool,
+    /// A transaction was begun and given up.
+    needs_reset: bool,
+}
+
+impl Connection {
+    /// Connects, awaits `220`, says HELO. `timeout`: for the connection and for each reply.
+    ///
+    /// # Errors
+    /// The site was not reached, did not answer in time, or refused.
+    pub fn open(target: &Target, helo: &Host, timeout: Duration) -> Result<Connection, Trouble> {
+        Self::open_with(target, helo, timeout, |_| {})
+    }
+
+    /// Likewise; `connected` gets a handle before the greeting is awaited.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        target: &Target,
+        helo: &Host,
+        timeout: Duration,
+        connected: impl FnOnce(Handle),
+    ) -> Result<Connection, Trouble> {
+        let peer = peer(target);
+        let link = Link::connect(target.addr, timeout)
+            .map_err(|error| Trouble(lost(&peer, &error, "connecting")))?;
+        connected(link.handle());
+        let mut connection = Connection {
+            link,
+            peer,
+            usable: true,
+            in_doubt: false,
+            needs_reset: false,
+        };
+        let greeting = connection.link.reply();
+        connection.welcome(greeting, "the greeting")?;
+        let answer = connection.link.command(&format!("HELO {helo}"));
+        connection.welcome(answer, "HELO")?;
+        Ok(connection)
+    }
+
+    /// Cuts this connection from another thread.
+    pub fn handle(&self) -> Handle {
+        self.link.handle()
+    }
+
+    /// Whether another message may be sent.
+    pub fn is_usable(&self) -> bool {
+        self.usable
+    }
+
+    /// The last message was sent whole and no reply came: it may have arrived, so another host must not be tried now.
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
+    /// One transaction; the fate of every recipient, in order. Blocks at most a few timeouts longer than the hop
+    /// takes in good faith.
+    pub fn send(&mut self, from: &ReversePath, to: &[ForwardPath], body: &Body) -> Vec<Fate> {
+        let mut refused = vec![None; to.len()];
+        let rest = self
+            .transact(from, to, body, &mut refused)
+            .unwrap_or_else(|fate| fate);
+        refused
+            .into_iter()
+            .map(|fate| fate.unwrap_or_else(|| rest.clone()))
+            .collect()
+    }
+
+    /// QUIT, whatever the answer.
+    pub fn quit(mut self) {
+        if self.usable {
+            self.link.shorten_timeout(FAREWELL);
+            let _ = self.link.command("QUIT");
+        }
+    }
+
+    /// Notes who is refused; the fate of all others is either result.
+    fn transact(
+        &mut self,
+        from: &ReversePath,
+        to: &[ForwardPath],
+        body: &Body,
+        refused: &mut [Option<Fate>],
+    ) -> Result<Fate, Fate> {
+        self.in_doubt = false;
+        if !self.usable {
+            return Err(Fate::Later(lost(&self.peer, &LinkError::Closed, "MAIL")));
+        }
+        if std::mem::take(&mut self.needs_reset) {
+            self.reset()?;
+        }
+        self.expect(200..300, "MAIL", format!("MAIL FROM:{from}"))?;
+        self.needs_reset = true;
+        for (path, refused) in to.iter().zip(refused.iter_mut()) {
+            match self.expect(200..300, "RCPT", format!("RCPT TO:{path}")) {
+                Ok(_) => {}
+                Err(fate) if self.usable => *refused = Some(fate),
+                Err(fate) => return Err(fate),
+            }
+        }
+        if refused.iter().all(Option::is_some) {
+            return Err(Fate::Later("every recipient was refused".to_owned()));
+        }
+        self.expect(354..355, "DATA", "DATA".to_owned())?;
+        let reply = self.mail_data(body)?;
+        self.needs_reset = false;
+        match reply.code {
+            200..300 => Ok(Fate::Delivered(self.said(&reply))),
+            _ => Err(self.refusal(&reply)),
+        }
+    }
+
+    /// A hop that refuses RSET says nothing of the next message.
+    fn reset(&mut self) -> Result<(), Fate> {
+        match self.expect(200..300, "RSET", "RSET".to_owned()) {
+            Ok(_) => Ok(()),
+            Err(Fate::Never(said) | Fate::Later(said) | Fate::Delivered(said)) => {
+                self.usable = false;
+                Err(Fate::Later(said))
+            }
+        }
+    }
+
+    /// Says `line`; the fate of those concerned if the reply is none of the `good` ones.
+    fn expect(
+        &mut self,
+        good: std::ops::Range<u16>,
+        step: &str,
+        line: String,
+    ) -> Result<RemoteReply, Fate> {
+        match self.link.command(&line) {
+            Ok(reply) if good.contains(&reply.code) => Ok(reply),
+            Ok(reply) => Err(self.refusal(&reply)),
+            Err(error) => Err(self.give_up(&error, step)),
+        }
+    }
+
+    /// From `354` to the reply to the dot.
+    fn mail_data(&mut self, body: &Body) -> Result<RemoteReply, Fate> {
+        if let Err(error) = self.link.data_begins() {
+            return Err(self.give_up(&error, "DATA"));
+        }
+        let result = self.write_data(body).and_then(|()| {
+            self.in_doubt = true;
+            let reply = self.link.reply();
+            reply.map_err(|error| self.give_up(&error, "the end of the data"))
+        });
+        if !self.link.data_ended() {
+            self.usable = false;
+        }
+        let reply = result?;
+        self.in_doubt = false;
+        Ok(reply)
+    }
+
+    /// The body and the dot. On error the dot was not sent, and the connection is cut.
+    fn write_data(&mut self, body: &Body) -> Result<(), Fate> {
+        let mut writer = DataWriter::default();
+        let mut buffer = Vec::new();
+        let mut wire = Vec::new();
+        let mut at = 0;
+        while at < body.len() {
+            let piece = match read(body, at, &mut buffer) {
+                Ok(piece) => piece,
+                Err(error) => {
+                    self.usable = false;
+                    self.link.cut();
+                    return Err(Fate::Later(format!("cannot read the message: {error}")));
+                }
+            };
+            at += piece.len() as u64;
+            writer.feed(piece, &mut wire);
+            if at < body.len() {
+                self.write_piece(&wire)?;
+                wire.clear();
+            }
+        }
+        writer.finish(&mut wire);
+        self.write_piece(&wire)
+    }
+
+    /// A hop may refuse in the middle, and be right: the message may be too large for it.
+    fn write_piece(&mut self, wire: &[u8]) -> Result<(), Fate> {
+        let silent = self.link.expect_silence();
+        let written = silent.and_then(|()| {
+            let written = self.link.write(wire);
+            written.map_err(|error| self.link.last_words(error))
+        });
+        written.map_err(|error| {
+            let fate = match error {
+                LinkError::OutOfTurn(Some(reply)) if reply.code >= 400 => self.refusal(&reply),
+                error => self.give_up(&error, "the data"),
+            };
+            self.usable = false;
+            self.link.cut();
+            fate
+        })
+    }
+
+    fn welcome(
+        &mut self,
+        reply: Result<RemoteReply, LinkError>,
+        step: &str,
+    ) -> Result<(), Trouble> {
+        match reply {
+            Ok(reply) if (200..300).contains(&reply.code) => Ok(()),
+            Ok(reply) => Err(Trouble(self.said(&reply))),
+            Err(error) => Err(Trouble(lost(&self.peer, &error, step))),
+        }
+    }
+
+    /// What a reply other than the one hoped for means.
+    fn refusal(&mut self, reply: &RemoteReply) -> Fate {
+        let said = self.said(reply);
+        match reply.code {
+            421 => {
+                self.usable = false;
+                Fate::Later(said)
+            }
+            400..500 => Fate::Later(said),
+            500..600 => Fate::Never(said),
+            // Not an answer to this command: we no longer know which it answers.
+            _ => {
+                self.usable = false;
+                Fate::Later(format!("{said} (out of turn)"))
+            }
+        }
+    }
+
+    /// The connection is lost.
+    fn give_up(&mut self, error: &LinkError, step: &str) -> Fate {
+        self.usable = false;
+        Fate::Later(match error {
+            LinkError::OutOfTurn(Some(reply)) if reply.code == 421 => self.said(reply),
+            LinkError::OutOfTurn(Some(reply)) => format!("{} (out of turn)", self.said(reply)),
+            error => lost(&self.peer, error, step),
+        })
+    }
+
+    fn said(&self, reply: &RemoteReply) -> String {
+        bounded(format!(
+            "{} said: {} {}",
+            self.peer,
+            reply.code,
+            reply.text()
+        ))
+    }
+}
+
+fn lost(peer: &str, error: &LinkError, step: &str) -> String {
+    bounded(format!("connection to {peer} failed: {error} (at {step})"))
+}
+
+/// `mx.example.org[192.0.2.1]:25`; a literal is not said twice.
+fn peer(target: &Target) -> String {
+    let port = target.addr.port();
+    match target.name.starts_with('[') {
+        true => format!("{}:{port}", target.name),
+        false => format!("{}[{}]:{port}", target.name, SocketAddr::ip(&target.addr)),
+    }
+}
+
+/// At most MAX_TEXT octets; what is longer loses its end.
+fn bounded(mut text: String) -> String {
+    const MARK: &str = "...";
+    if text.len() > MAX_TEXT {
+        let mut end = MAX_TEXT - MARK.len();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(MARK);
+    }
+    text
+}
+
+/// The next piece, at least one octet; `buffer` is for what is not in memory.
+fn read<'a>(body: &'a Body, at: u64, buffer: &'a mut Vec<u8>) -> std::io::Result<&'a [u8]> {
+    let in_file = body.in_file().map_or(0, |(_, _, len)| len);
+    let piece = match at.checked_sub(in_file) {
+        Some(at) => {
+            let rest = usize::try_from(at).ok();
+            let rest = rest.and_then(|at| body.in_memory().get(at..));
+            let rest = rest.unwrap_or_default();
+            &rest[..rest.len().min(PIECE)]
+        }
+        None => {
+            buffer.resize(PIECE, 0);
+            let n = body.read_at(at, buffer)?;
+            &buffer[..n]
+        }
+    };
+    match piece {
+        [] => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        piece => Ok(piece),
+    }
+}

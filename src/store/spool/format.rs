@@ -1,0 +1,423 @@
+//! The format of a spool file: write an envelope, read one back. Pure: bytes in, values out.
+//!
+//! ```text
+//! smtpd788 spool 1
+//! id: 0001f2e3d4c5b6a7
+//! from: <john@example.org>
+//! received: 2026-11-21T22:30:01.123Z
+//! tries: 0000000003
+//! size: 00000000000000001042
+//! to: waiting <mary@example.net>
+//!   answer: mx.example.net said: 451 try later          (200 octets, filled up with spaces)
+//! to: done    <fred@example.net>
+//!   answer: mx.example.net said: 250 OK
+//!
+//! Received: from ...                                    (from here: `size` octets, LF-ended)
+//! ```
+//!
+//! The fields that change in a file's life (`tries`, the state after `to:`, the answer) have a fixed
+//! width and are written over in place. When to try next is the file's modification time.
+//!
+//! A crash can tear such a write between any two octets. A state is therefore `done` only when all
+//! seven octets say so; a mixture of the two words still reads as `waiting`: perhaps a second copy,
+//! never a lost one. A torn number of tries is some other number, a torn answer some other text; both
+//! are advice.
+//!
+//! [`parse`] is bounded by the input's length and never panics, whatever the bytes.
+
+use crate::message::Id;
+use crate::message::date::Utc;
+use crate::smtp::address::{ForwardPath, ReversePath};
+use std::fmt::Write as _;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+/// Octets of an answer that are kept in the file.
+pub const ANSWER_WIDTH: usize = 200;
+
+/// No envelope is longer: some 20,000 recipients with addresses of the longest kind. What could not be
+/// read back is not written either.
+pub const MAX_ENVELOPE: usize = 16 << 20;
+
+const MAGIC: &[u8] = b"smtpd788 spool 1";
+const WAITING: &[u8; 7] = b"waiting";
+const DONE: &[u8; 7] = b"done   ";
+/// Digits of the two numbers; both types at their largest fit.
+const TRIES_WIDTH: usize = 10;
+const SIZE_WIDTH: usize = 20;
+const ANSWER: &str = "  answer: ";
+
+/// What the head of a spool file says, and where its changing fields are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The message's id; also the file's name.
+    pub id: Id,
+    /// Where reports go.
+    pub from: ReversePath,
+    /// When it was accepted; its lifetime counts from here.
+    pub received: SystemTime,
+    /// Rounds of delivery that left somebody waiting.
+    pub tries: u32,
+    /// Octets after the empty line.
+    pub size: u64,
+    /// Every recipient, in the order of the session; at least one.
+    pub recipients: Vec<Slot>,
+    /// Where the digits of `tries` begin.
+    pub tries_at: usize,
+    /// Where the message begins: the length of the envelope.
+    pub body_at: usize,
+}
+
+/// One recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The forward-path as it was accepted.
+    pub to: ForwardPath,
+    /// Delivered, or reported as undeliverable: nothing more to do.
+    pub done: bool,
+    /// The last answer, without its filling; may be empty.
+    pub answer: String,
+    /// Where the state word begins.
+    pub state_at: usize,
+    /// Where the answer area begins.
+    pub answer_at: usize,
+}
+
+/// Why some bytes are no envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The first line is another one.
+    #[error("it does not begin with `smtpd788 spool 1`")]
+    Magic,
+    /// The bytes end before the empty line; more of the file may help.
+    #[error("it ends inside the envelope")]
+    Unfinished,
+    /// A line is not what it has to be.
+    #[error("its `{0}` line is not valid")]
+    Line(&'static str),
+}
+
+/// The envelope of a new message, nobody done and no try made, as octets and as [`parse`] reads them back. `size`:
+/// octets that will follow.
+pub fn envelope(
+    id: Id,
+    from: &ReversePath,
+    received: SystemTime,
+    to: &[ForwardPath],
+    size: u64,
+) -> (Vec<u8>, Envelope) {
+    let mut text = String::with_capacity(192 + to.len() * (ANSWER_WIDTH + 72));
+    // Writing to a String cannot fail.
+    let _ = write!(text, "smtpd788 spool 1\nid: {id}\nfrom: {from}\nreceived: ");
+    Utc::at(received).push_iso(&mut text);
+    text.push_str("\ntries: ");
+    let tries_at = text.len();
+    let _ = write!(text, "{:0TRIES_WIDTH$}\nsize: {size:0SIZE_WIDTH$}\n", 0);
+    let slot = |to: &ForwardPath| {
+        text.push_str("to: ");
+        let state_at = text.len();
+        let _ = write!(text, "waiting {to}\n{ANSWER}");
+        let answer_at = text.len();
+        text.extend(std::iter::repeat_n(' ', ANSWER_WIDTH));
+        text.push('\n');
+        Slot {
+            to: to.clone(),
+            done: false,
+            answer: String::new(),
+            state_at,
+            answer_at,
+        }
+    };
+    let recipients = to.iter().map(slot).collect();
+    text.push('\n');
+    let envelope = Envelope {
+        id,
+        from: from.clone(),
+        received,
+        tries: 0,
+        size,
+        recipients,
+        tries_at,
+        body_at: text.len(),
+    };
+    (text.into_bytes(), envelope)
+}
+
+/// The octets of a state.
+pub fn state_field(done: bool) -> &'static [u8] {
+    if done { DONE } else { WAITING }
+}
+
+/// The octets of a number of tries.
+pub fn tries_field(tries: u32) -> Vec<u8> {
+    format!("{tries:0TRIES_WIDTH$}").into_bytes()
+}
+
+/// The octets of an answer: printable ASCII, cut or filled up to [`ANSWER_WIDTH`].
+pub fn answer_field(answer: &str) -> Vec<u8> {
+    let printable = |c: char| {
+        if c == ' ' || c.is_ascii_graphic() {
+            c as u8
+        } else {
+            b'?'
+        }
+    };
+    let mut field: Vec<u8> = answer.chars().take(ANSWER_WIDTH).map(printable).collect();
+    field.resize(ANSWER_WIDTH, b' ');
+    field
+}
+
+/// Reads an envelope from the first bytes of a file.
+pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
+    let mut lines = Lines { bytes, at: 0 };
+    if !bytes.starts_with(MAGIC) && !MAGIC.starts_with(bytes) {
+        return Err(Fault::Magic);
+    }
+    if lines.next()? != MAGIC {
+        return Err(Fault::Magic);
+    }
+    let id = lines.field("id", "id: ", Id::parse)?;
+    let from = lines.field("from", "from: ", |s| ReversePath::from_str(s).ok())?;
+    let received = lines.field("received", "received: ", time)?;
+    let tries_at = lines.at + "tries: ".len();
+    let tries = lines.field("tries", "tries: ", |s| number(s, TRIES_WIDTH))?;
+    let size = lines.field("size", "size: ", |s| number(s, SIZE_WIDTH))?;
+    let mut recipients = Vec::new();
+    loop {
+        let start = lines.at;
+        let line = lines.next()?;
+        if line.is_empty() {
+            break;
+        }
+        let (done, to) = recipient(line).ok_or(Fault::Line("to"))?;
+        let answer_at = lines.at + ANSWER.len();
+        let answer = lines.field("answer", ANSWER, |s| {
+            (s.len() == ANSWER_WIDTH).then(|| s.trim_end_matches(' ').to_owned())
+        })?;
+        recipients.push(Slot {
+            to,
+            done,
+            answer,
+            state_at: start + "to: ".len(),
+            answer_at,
+        });
+    }
+    if recipients.is_empty() {
+        return Err(Fault::Line("to"));
+    }
+    // A torn count may be any ten digits.
+    let tries = u32::try_from(tries).unwrap_or(u32::MAX);
+    Ok(Envelope {
+        id,
+        from,
+        received,
+        tries,
+        size,
+        recipients,
+        tries_at,
+        body_at: lines.at,
+    })
+}
+
+/// The state and the path of `to: waiting <path>`.
+fn recipient(line: &[u8]) -> Option<(bool, ForwardPath)> {
+    let (state, path) = line.strip_prefix(b"to: ")?.split_at_checked(DONE.len())?;
+    let mixed = state
+        .iter()
+        .zip(WAITING)
+        .zip(DONE)
+        .all(|((is, w), d)| is == w || is == d);
+    if !mixed {
+        return None;
+    }
+    let path = std::str::from_utf8(path.strip_prefix(b" ")?).ok()?;
+    Some((state == DONE, path.parse().ok()?))
+}
+
+fn time(s: &str) -> Option<SystemTime> {
+    // Only the form that we write; the parser itself would take many.
+    let ours = s.len() == 24 && s.ends_with('Z');
+    ours.then(|| jiff::Timestamp::from_str(s).ok().map(SystemTime::from))?
+}
+
+fn number(s: &str, width: usize) -> Option<u64> {
+    let digits = s.len() == width && s.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| s.parse().ok())?
+}
+
+/// The bytes line by line; a line without its LF is unfinished.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn next(&mut self) -> Result<&'a [u8], Fault> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let end = memchr::memchr(b'\n', rest).ok_or(Fault::Unfinished)?;
+        self.at += end + 1;
+        Ok(&rest[..end])
+    }
+
+    fn field<T>(
+        &mut self,
+        name: &'static str,
+        prefix: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, Fault> {
+        let line = std::str::from_utf8(self.next()?).map_err(|_| Fault::Line(name))?;
+        line.strip_prefix(prefix)
+            .and_then(read)
+            .ok_or(Fault::Line(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn sample() -> Vec<u8> {
+        let to: Vec<ForwardPath> = ["<mary@example.net>", "<\"a b\"@[192.0.2.1]>"]
+            .map(|s| s.parse().unwrap())
+            .into();
+        let received = UNIX_EPOCH + Duration::from_millis(1_795_300_201_123);
+        envelope(
+            Id::parse("0001f2e3d4c5b6a7").unwrap(),
+            &"<john@example.org>".parse().unwrap(),
+            received,
+            &to,
+            12,
+        )
+        .0
+    }
+
+    fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+        bytes[at..at + field.len()].copy_from_slice(field);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let mut bytes = sample();
+        let length = bytes.len();
+        bytes.extend_from_slice(b"Subject: x\n\n");
+        let read = parse(&bytes).unwrap();
+        assert_eq!(read.id.to_string(), "0001f2e3d4c5b6a7");
+        assert_eq!(read.from.to_string(), "<john@example.org>");
+        assert_eq!(
+            read.received,
+            UNIX_EPOCH + Duration::from_millis(1_795_300_201_123)
+        );
+        assert_eq!((read.tries, read.size, read.body_at), (0, 12, length));
+        assert_eq!(read.recipients[1].to.to_string(), "<\"a b\"@[192.0.2.1]>");
+        assert!(
+            read.recipients
+                .iter()
+                .all(|r| !r.done && r.answer.is_empty())
+        );
+    }
+
+    #[test]
+    fn fields_are_rewritten_in_place() {
+        let mut bytes = sample();
+        let read = parse(&bytes).unwrap();
+        put(&mut bytes, read.tries_at, &tries_field(u32::MAX));
+        put(&mut bytes, read.recipients[1].state_at, state_field(true));
+        put(
+            &mut bytes,
+            read.recipients[1].answer_at,
+            &answer_field("mx said: 250 \u{e9}\n"),
+        );
+        let again = parse(&bytes).unwrap();
+        assert_eq!(again.tries, u32::MAX);
+        assert_eq!(
+            (again.recipients[0].done, again.recipients[1].done),
+            (false, true)
+        );
+        assert_eq!(again.recipients[1].answer, "mx said: 250 ??");
+        assert_eq!(answer_field(&"x".repeat(999)).len(), ANSWER_WIDTH);
+    }
+
+    #[test]
+    fn a_torn_state_is_waiting() {
+        let clean = sample();
+        let at = parse(&clean).unwrap().recipients[0].state_at;
+        for cut in 0..7 {
+            for (first, second) in [(WAITING, DONE), (DONE, WAITING)] {
+                let mut bytes = clean.clone();
+                put(&mut bytes, at, &first[..cut]);
+                put(&mut bytes, at + cut, &second[cut..]);
+                let done = parse(&bytes).unwrap().recipients[0].done;
+                assert_eq!(done, cut == 0 && second == DONE, "torn after {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_cut_is_unfinished() {
+        let bytes = sample();
+        for cut in 0..bytes.len() {
+            assert_eq!(
+                parse(&bytes[..cut]).unwrap_err(),
+                Fault::Unfinished,
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let rows: &[(&str, &str, Fault)] = &[
+            ("spool 1", "spool 2", Fault::Magic),
+            (
+                "id: 0001f2e3d4c5b6a7",
+                "id: 0001F2E3D4C5B6A7",
+                Fault::Line("id"),
+            ),
+            ("from: <john", "from: <jo<n", Fault::Line("from")),
+            ("2026-11-2", "2026-19-2", Fault::Line("received")),
+            ("tries: 0", "tries: x", Fault::Line("tries")),
+            ("size: 0", "size: -", Fault::Line("size")),
+            (
+                "size: 00000000000000000012",
+                "size: 99999999999999999999",
+                Fault::Line("size"),
+            ),
+            ("to: waiting", "to: wasting", Fault::Line("to")),
+            ("to: waiting <m", "to: waiting\t<m", Fault::Line("to")),
+            ("  answer: ", "  answer; ", Fault::Line("answer")),
+            (
+                "<mary@example.net>",
+                "<mary@@xample.net>",
+                Fault::Line("to"),
+            ),
+        ];
+        let good = String::from_utf8(sample()).unwrap();
+        for (from, to, fault) in rows {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(bad, good, "{from}");
+            assert_eq!(parse(bad.as_bytes()).unwrap_err(), *fault, "{to}");
+        }
+        let end = parse(good.as_bytes()).unwrap().recipients[0].state_at - "to: ".len();
+        let nobody = format!("{}\n", &good[..end]);
+        assert_eq!(parse(nobody.as_bytes()).unwrap_err(), Fault::Line("to"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn any_change_is_survived(at in 0usize..700, byte: u8) {
+            let mut bytes = sample();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            if let Ok(read) = parse(&bytes) {
+                assert!(read.body_at <= bytes.len());
+            }
+        }
+    }
+}

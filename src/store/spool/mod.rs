@@ -1,0 +1,323 @@
+//! The spool: one durable file a message, in one flat folder.
+//!
+//! A message's life, and what a crash at each state leaves behind:
+//!
+//! 1. No file. Nothing was promised.
+//! 2. `ID.new` is being written: a new file, or the file of a finished message, then under that one's id
+//!    (`spare.rs`). Never acknowledged; removed at the next start.
+//! 3. `ID.new` is whole and synced (file fsync). Still not acknowledged; removed at the next start.
+//! 4. `ID`, renamed, its name perhaps only in memory. Not acknowledged; after a crash it is either
+//!    there, whole, or it is state 3.
+//! 5. `ID`, and the folder synced: **the instant of commitment**. Only now `accept` returns `Ok`, only
+//!    now the client is told `250`.
+//! 6. `ID` with some recipients `done` (see [`Queued`]): each is recorded in place and synced before the
+//!    next step, so a crash repeats at most what was under way.
+//! 7. Everybody is served: `ID` is unlinked, or renamed to `ID.new`. That is the record of the last ones. A
+//!    crash of the process cannot undo it; until state 8 a power cut can.
+//! 8. The folder is synced, before the next step. Only now another message may be written over the file.
+//!
+//! Threads that want the folder synced at the same moment, for 5 or for 8, share one sync.
+//!
+//! On any error `accept` takes its file away again, whatever the state. A failed fsync is never tried a
+//! second time: the kernel may have dropped the data and would call the second one a success.
+//!
+//! The next try is the file's modification time, so a restart needs one `stat` a message to know it.
+//! Damaged files go to `corrupt/`; files with names that are not ours are logged once and left alone.
+//!
+//! Cannot do: share the folder with another daemon (the lock refuses it) or survive a file system that
+//! lies about fsync.
+
+mod folder;
+pub mod format;
+pub mod queued;
+mod spare;
+mod table;
+
+use crate::message::{Body, Id};
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::store::writeback::Ahead;
+use folder::{Folder, Name, lock, make_folder};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use spare::Spare;
+use std::fs::File;
+use std::io::{self, IoSlice, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
+
+pub use queued::{Queued, Recipient, State};
+pub(crate) use spare::MOST as SPARES;
+pub use table::table;
+
+/// The spool of one daemon; holding it is holding the lock.
+#[derive(Debug)]
+pub struct Spool {
+    folder: Arc<Folder>,
+    /// Strangers are mentioned once, not at every scan.
+    mentioned: AtomicBool,
+    /// Closing it gives the lock up.
+    _lock: File,
+}
+
+/// Why the spool cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpoolError {
+    /// Another daemon holds the lock; its process id, or a question mark.
+    #[error("{path} is in use by another smtpd788 (process {1})", path = .0.display())]
+    InUse(PathBuf, String),
+    /// The system refused something about this path.
+    #[error("{path}: {1}", path = .0.display())]
+    Io(PathBuf, io::Error),
+}
+
+/// A message to be accepted.
+#[derive(Debug)]
+pub struct NewEntry<'a> {
+    /// Names the file.
+    pub id: Id,
+    /// Where reports go.
+    pub from: &'a ReversePath,
+    /// When its end was received; QUEUE_LIFETIME counts from here.
+    pub received: SystemTime,
+    /// At least one.
+    pub to: &'a [ForwardPath],
+    /// Our time stamp line, LF-ended.
+    pub heading: &'a [u8],
+    /// The content, LF-ended.
+    pub body: &'a Body,
+    /// When it is due first.
+    pub next_try: SystemTime,
+}
+
+impl Spool {
+    /// Makes the folder (0700, durably), takes the lock and removes what was never acknowledged.
+    pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
+        let dir = std::path::absolute(dir).map_err(|e| SpoolError::Io(dir.into(), e))?;
+        let here = |e| SpoolError::Io(dir.clone(), e);
+        make_folder(&dir).map_err(here)?;
+        let folder = Arc::new(Folder::open(&dir).map_err(here)?);
+        let lock = lock(&dir)?;
+        folder.remove_unfinished().map_err(here)?;
+        Ok(Spool {
+            folder,
+            mentioned: AtomicBool::new(false),
+            _lock: lock,
+        })
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.folder.path
+    }
+
+    /// Takes a message: durable when it returns `Ok`, with the message as [`load`](Spool::load) would return it; until
+    /// that is dropped no [`scan`](Spool::scan) finds the message. On `Err` nothing is left of it, and the error is the
+    /// system's own, ENOSPC and all.
+    pub fn accept(&self, entry: &NewEntry<'_>) -> io::Result<Queued> {
+        let size = entry.heading.len() as u64 + entry.body.len();
+        let (head, envelope) =
+            format::envelope(entry.id, entry.from, entry.received, entry.to, size);
+        if entry.to.is_empty() || head.len() > format::MAX_ENVELOPE {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no recipients, or too many",
+            ));
+        }
+        let hold = self.folder.hold(entry.id);
+        let mut draft = Draft::begin(&self.folder, entry.id, head.len() as u64 + size)?;
+        write_message(&mut draft.file, &head, entry)?;
+        draft.cut(head.len() as u64 + size)?;
+        // Else it is what the writing has set.
+        if entry.next_try > SystemTime::now() {
+            draft.file.set_modified(entry.next_try)?;
+        }
+        // fdatasync would do for the content. fsync costs the same here and keeps the next try too.
+        draft.file.sync_all()?;
+        let file = draft.commit(entry.id)?;
+        Ok(Queued::accepted(
+            &self.folder,
+            file,
+            head,
+            envelope,
+            entry,
+            hold,
+        ))
+    }
+
+    /// When to [`tidy`](Spool::tidy), if files are kept for next messages.
+    pub fn tidy_at(&self) -> Option<Instant> {
+        self.folder.spares.tidy_at()
+    }
+
+    /// Removes these files, if no message has come or gone for a while.
+    pub fn tidy(&self) {
+        self.folder.spares.tidy(&self.folder);
+    }
+
+    /// Removes them now.
+    pub fn clear(&self) {
+        self.folder.spares.clear(&self.folder);
+    }
+
+    /// Takes back a message that was just accepted and that nobody was told of.
+    pub fn withdraw(&self, id: Id) {
+        let name = id.to_string();
+        let flag = UnlinkatFlags::NoRemoveDir;
+        if let Err(errno) = unlinkat(&self.folder.fd, name.as_str(), flag) {
+            log::warn!("spool: cannot take back id={id}, it may be sent twice: {errno}");
+        }
+    }
+
+    /// Calls `each` with every waiting message and its next try, by directory entries and `stat` alone. What
+    /// vanishes meanwhile is passed over.
+    pub fn scan(&self, each: &mut dyn FnMut(Id, SystemTime)) -> io::Result<()> {
+        let mention = !self.mentioned.swap(true, Ordering::Relaxed);
+        for entry in std::fs::read_dir(&self.folder.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let id = match Name::of(&name) {
+                Name::Household | Name::New => continue,
+                Name::Message(id) => Some(id),
+                Name::Stranger => None,
+            };
+            let status = match (id, entry.metadata()) {
+                (_, Err(e)) if e.kind() == io::ErrorKind::NotFound => continue,
+                (_, Err(e)) => return Err(e),
+                (Some(id), Ok(_)) if self.folder.is_held(id) => continue,
+                (Some(id), Ok(status)) if status.is_file() => Some((id, status.modified()?)),
+                _ => None,
+            };
+            match status {
+                Some((id, next_try)) => each(id, next_try),
+                None if mention => {
+                    let name = crate::daemon::log::Escaped(name.as_encoded_bytes());
+                    log::warn!("spool: left alone, not a message of ours: {name}");
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a message's envelope. `None`: it has vanished, or it was damaged and is in `corrupt/` now; both
+    /// are logged. `Err`: it cannot be read at present.
+    pub fn load(&self, id: Id) -> io::Result<Option<Queued>> {
+        match Queued::open(&self.folder, id) {
+            Ok(queued) => Ok(Some(queued)),
+            Err(crate::store::spool::queued::LoadError::Vanished) => {
+                log::warn!("spool: the file is gone id={id}");
+                Ok(None)
+            }
+            Err(crate::store::spool::queued::LoadError::Damaged(why)) => {
+                let kept = self.folder.set_aside(id)?;
+                log::error!("spool: damaged, moved to {} id={id}: {why}", kept.display());
+                Ok(None)
+            }
+            Err(crate::store::spool::queued::LoadError::Io(e)) => Err(e),
+        }
+    }
+}
+
+/// A message's file from its beginning to its commitment.
+struct Draft<'a> {
+    file: File,
+    /// What a message that is finished has left.
+    len: u64,
+    undo: Undo<'a>,
+}
+
+impl<'a> Draft<'a> {
+    /// A spare one, or a new one, for `len` octets.
+    fn begin(folder: &'a Folder, id: Id, len: u64) -> io::Result<Draft<'a>> {
+        let of = |file, len, name| {
+            let name = Some(name);
+            let undo = Undo { folder, name };
+            Draft { file, len, undo }
+        };
+        if let Some((Spare { file, name }, left)) = folder.spares.take(folder, len) {
+            let mut draft = of(file, left, name);
+            draft.file.rewind()?;
+            return Ok(draft);
+        }
+        let name = format!("{id}.new");
+        let flags =
+            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(0o600);
+        let file = openat(&folder.fd, name.as_str(), flags, mode)?.into();
+        Ok(of(file, 0, name))
+    }
+
+    /// Ends the file after `len` octets.
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        if self.len > len {
+            self.file.set_len(len)?;
+        }
+        Ok(())
+    }
+
+    /// Gives it the message's name, durably.
+    fn commit(mut self, id: Id) -> io::Result<File> {
+        let (folder, name) = (self.undo.folder, id.to_string());
+        let before = folder.before();
+        folder.rename(self.undo.name.as_deref().unwrap_or_default(), &name)?;
+        self.undo.name = Some(name);
+        folder.sync(before)?;
+        self.undo.name = None;
+        Ok(self.file)
+    }
+}
+
+/// Takes a file away again unless it is told that all went well.
+struct Undo<'a> {
+    folder: &'a Folder,
+    name: Option<String>,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let Some(name) = self.name.take() else { return };
+        match unlinkat(&self.folder.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            // The client is told 451 and comes again: the worst is a second copy.
+            Err(errno) => log::error!("spool: could not remove {name} after a failure: {errno}"),
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn write_message(file: &mut File, envelope: &[u8], entry: &NewEntry<'_>) -> io::Result<()> {
+    let (in_file, in_memory) = (entry.body.in_file(), entry.body.in_memory());
+    let head = [IoSlice::new(envelope), IoSlice::new(entry.heading)];
+    match in_file {
+        None => write_all(file, &mut [head[0], head[1], IoSlice::new(in_memory)]),
+        Some((source, offset, len)) => {
+            write_all(file, &mut { head })?;
+            let at = (envelope.len() + entry.heading.len()) as u64;
+            Ahead::new(file, at).send(at, source, offset, len).1?;
+            write_all(file, &mut [IoSlice::new(in_memory)])
+        }
+    }
+}
+
+fn write_all(file: &mut File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match file.write_vectored(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut parts, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

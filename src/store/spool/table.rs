@@ -1,0 +1,239 @@
+//! `--queue`: the spool as a table for people, read from the files alone. Needs no lock and no daemon; a
+//! message that vanishes while it is read is left out.
+
+use super::folder::Name;
+use super::format::Envelope;
+use super::queued::{LoadError, read_envelope};
+use crate::message::Id;
+use nix::fcntl::OFlag;
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// One message; `Err` holds what is wrong with its file.
+type Entry = (Id, Result<(Envelope, SystemTime), String>);
+
+/// The table; `None` if nothing waits or there is no such folder.
+pub fn table(dir: &Path) -> io::Result<Option<String>> {
+    let names = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        names => names?,
+    };
+    let mut entries = Vec::new();
+    for entry in names {
+        let entry = entry?;
+        if let Name::Message(id) = Name::of(&entry.file_name())
+            // A link or a folder of such a name is a stranger, as in a scan.
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+            && let Some(found) = read(dir, id)?
+        {
+            entries.push((id, found));
+        }
+    }
+    entries.sort_by_key(|(id, _)| *id);
+    Ok((!entries.is_empty()).then(|| draw(&entries, SystemTime::now())))
+}
+
+fn read(dir: &Path, id: Id) -> io::Result<Option<Result<(Envelope, SystemTime), String>>> {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
+    let file = match options.open(dir.join(id.to_string())) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let read = read_envelope(&file, id);
+    // Finished meanwhile: another message may have been written over it.
+    if gone(&dir.join(id.to_string())) {
+        return Ok(None);
+    }
+    match read {
+        Ok((_, envelope, next_try)) => Ok(Some(Ok((envelope, next_try)))),
+        Err(LoadError::Damaged(why)) => Ok(Some(Err(why))),
+        Err(LoadError::Vanished) => Ok(None),
+        Err(LoadError::Io(e)) => Err(e),
+    }
+}
+
+fn gone(path: &Path) -> bool {
+    path.symlink_metadata()
+        .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+}
+
+fn draw(entries: &[Entry], now: SystemTime) -> String {
+    let mut rows = vec![
+        [
+            "ID",
+            "AGE",
+            "SIZE",
+            "NEXT TRY",
+            "SENDER",
+            "WAITING FOR",
+            "LAST ANSWER",
+        ]
+        .map(String::from),
+    ];
+    let mut waiting = 0;
+    for (id, entry) in entries {
+        let (envelope, next_try) = match entry {
+            Ok(found) => found,
+            Err(why) => {
+                rows.push([
+                    id.to_string(),
+                    "?".into(),
+                    "?".into(),
+                    "?".into(),
+                    "?".into(),
+                    "?".into(),
+                    format!("damaged: {why}"),
+                ]);
+                continue;
+            }
+        };
+        let mut message = [
+            id.to_string(),
+            span(now.duration_since(envelope.received).unwrap_or_default()),
+            octets(envelope.size),
+            next_try
+                .duration_since(now)
+                .map_or("now".into(), |wait| format!("in {}", span(wait))),
+            envelope.from.to_string(),
+        ];
+        let before = rows.len();
+        for recipient in envelope.recipients.iter().filter(|r| !r.done) {
+            // The columns of the message are shown once.
+            let [id, age, size, next, from] = std::mem::take(&mut message);
+            let (to, answer) = (recipient.to.to_string(), recipient.answer.clone());
+            rows.push([id, age, size, next, from, to, answer]);
+        }
+        waiting += rows.len() - before;
+        if rows.len() == before {
+            // It could not be removed when its last recipient was recorded.
+            let [id, age, size, next, from] = message;
+            rows.push([id, age, size, next, from, "nobody".into(), String::new()]);
+        }
+    }
+    let mut text = lay_out(&rows);
+    let plural =
+        |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+    let messages = plural(entries.len(), "message", "messages");
+    let _ = writeln!(
+        text,
+        "{messages}, {} waiting",
+        plural(waiting, "recipient", "recipients")
+    );
+    text
+}
+
+/// Columns as wide as their widest entry, the last one free.
+fn lay_out(rows: &[[String; 7]]) -> String {
+    let mut widths = [0; 6];
+    for row in rows {
+        for (width, entry) in widths.iter_mut().zip(row) {
+            *width = entry.len().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (width, entry) in widths.iter().zip(row) {
+            let _ = write!(line, "{entry:width$}  ");
+        }
+        line.push_str(&row[6]);
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// A time in its two largest units: `4d 3h`, `2m 10s`.
+fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// A size in the units of mail.conf.
+fn octets(size: u64) -> String {
+    match size {
+        0..10_240 => size.to_string(),
+        10_240..10_485_760 => format!("{}K", size >> 10),
+        _ => format!("{}M", size >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::spool::format;
+
+    #[test]
+    fn a_message_is_one_row_a_waiting_recipient() {
+        let now = SystemTime::now();
+        let received = now - Duration::from_secs(7_500);
+        let to = [
+            "<mary@example.net>",
+            "<done@example.net>",
+            "<fred@example.com>",
+        ]
+        .map(|s| s.parse().unwrap());
+        let id = Id::parse("0001f2e3d4c5b6a7").unwrap();
+        let (bytes, _) = format::envelope(
+            id,
+            &"<john@example.org>".parse().unwrap(),
+            received,
+            &to,
+            20_000,
+        );
+        let mut envelope = format::parse(&bytes).unwrap();
+        envelope.recipients[0].answer = "mx said: 451 later".into();
+        envelope.recipients[1].done = true;
+        let bad = Id::parse("0001f2e3d4c5b6a8").unwrap();
+        let entries = [
+            (id, Ok((envelope, now + Duration::from_secs(130)))),
+            (bad, Err("it is empty".into())),
+        ];
+        assert_eq!(
+            draw(&entries, now),
+            "\
+ID                AGE    SIZE  NEXT TRY   SENDER              WAITING FOR         LAST ANSWER
+0001f2e3d4c5b6a7  2h 5m  19K   in 2m 10s  <john@example.org>  <mary@example.net>  mx said: 451 later
+                                                              <fred@example.com>
+0001f2e3d4c5b6a8  ?      ?     ?          ?                   ?                   damaged: it is empty
+2 messages, 2 recipients waiting
+"
+        );
+    }
+
+    #[test]
+    fn units_are_the_largest_that_say_enough() {
+        let spans = [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m 0s"),
+            (3_600, "1h 0m"),
+            (90_000, "1d 1h"),
+        ];
+        for (seconds, text) in spans {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+        let sizes = [
+            (0, "0"),
+            (10_239, "10239"),
+            (10_240, "10K"),
+            (26_214_400, "25M"),
+        ];
+        for (size, text) in sizes {
+            assert_eq!(octets(size), text);
+        }
+    }
+}
