@@ -1,7 +1,7 @@
 //! The protocol of RFC 788, without the network.
 //!
 //! RULE: pure. Bytes in, values out: no socket, file, clock, thread or print; never panics. So every
-//! promise made here is tested by plain function calls, and `tests/smtp_purity.rs` guards the rule.
+//! promise made here is tested by plain function calls, and `tests/it/house/smtp_purity.rs` guards the rule.
 //!
 //! A receiver's driver cuts lines with [`line::LineReader`], passes them to [`session::Session`], does
 //! what the [`session::Step`] says, and reads mail data with [`data::DataReader`]. A sender's driver

@@ -1,5 +1,4 @@
 //! What RFC 788 lets a receiver answer: read from its section 4.3, not from our code.
-#![allow(dead_code)] // each user uses its part
 
 /// Whether `code` is in 4.3's list for the line's command; `503`, which 4.3 gives to none, where the order is
 /// wrong; `421`, which may come at any time.

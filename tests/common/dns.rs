@@ -2,8 +2,6 @@
 //! lays down, authoritatively: `server.mx("example.org", 10, "mx.example.org")`, `server.misbehave("dead.example",
 //! Misbehaviour::Silent)`. A name under which nothing was laid down is NXDOMAIN; one that has other records is NODATA.
 
-#![allow(dead_code, reason = "each test uses its own part")]
-
 use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::proto::op::{Header, HeaderCounts, Metadata, ResponseCode};

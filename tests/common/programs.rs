@@ -1,5 +1,4 @@
 //! Other people's programs: run with a bound on their time, and a letter that is hard on them.
-#![allow(dead_code)] // each test file uses its part
 
 use std::fs::File;
 use std::path::Path;

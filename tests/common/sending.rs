@@ -1,8 +1,6 @@
 //! The sending side of tests with a scripted hop.
 
-#![allow(dead_code, reason = "each test uses its own part")]
-
-use crate::hop::Hop;
+use super::hop::Hop;
 use smtpd788::message::Body;
 use smtpd788::relay::client::{Connection, Fate, Target};
 use smtpd788::smtp::address::ForwardPath;
