@@ -43,7 +43,7 @@ impl Field {
         let port = self.sink.addr.port();
         let mut setup = Setup::with(&format!("RELAY_PORT = {port}\nNAMESERVER = 127.0.0.1:9\n"));
         setup.folder = Arc::clone(&self.folder);
-        setup.rust_log = "warn,smtpd788::accept=info,smtpd788::mailbox=info";
+        setup.rust_log = "warn,smtpd788::receive=info,smtpd788::store=info";
         setup
     }
 
