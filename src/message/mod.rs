@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod date;
+pub(crate) mod escape;
 
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
@@ -9,7 +10,6 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use crate::daemon::config::TimeStamp;
 pub use crate::message::body::{Body, BodyWriter, MEMORY_LIMIT};
 use crate::message::date::Utc;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
@@ -106,6 +106,16 @@ impl Message {
     pub fn new(envelope: Envelope, body: Body) -> Message {
         Message { envelope, body }
     }
+}
+
+#[doc(hidden)] // the daemon's own
+/// The trace line that reception writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeStamp {
+    /// `Received:`, as everything reads today.
+    Received,
+    /// `Mail-From:`, as RFC 788 4.1.2 writes it.
+    MailFrom,
 }
 
 #[doc(hidden)] // the daemon's own

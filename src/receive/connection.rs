@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, debug, info, log_enabled, warn};
 
-use crate::daemon::log::Escaped;
+use crate::message::escape::Escaped;
 use crate::message::{BodyWriter, Envelope, Message};
 use crate::net::stream::Stream;
 use crate::receive::handler::{Client, Handler, Refusal, Settings};

@@ -15,6 +15,7 @@ use crate::daemon::config::value::{
     count, host, ip, is_none, list, nameserver, network, path, port, port_or_0, seconds, size,
 };
 use crate::daemon::config::{ConfigError, Faults, lines, nearest, read_file};
+use crate::message::TimeStamp;
 use crate::smtp::address::Host;
 
 /// mail.conf, or its defaults: a field for each key.
@@ -64,15 +65,6 @@ pub struct MailConf {
     pub run_as: Option<RunAs>,
     /// Where each key was written, for later faults.
     pub(crate) lines: Lines,
-}
-
-/// The trace line that reception writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeStamp {
-    /// `Received:`, as everything reads today.
-    Received,
-    /// `Mail-From:`, as RFC 788 4.1.2 writes it.
-    MailFrom,
 }
 
 /// The line of each key that was written. No part of the settings: any two are equal, so that a
@@ -276,7 +268,7 @@ fn system_hostname() -> Result<Host, String> {
     let name = nix::unistd::gethostname().unwrap_or_default();
     let name = name.to_string_lossy();
     host(&name).map_err(|_| {
-        let name = crate::daemon::log::Escaped(name.as_bytes());
+        let name = crate::message::escape::Escaped(name.as_bytes());
         format!(
             "HOSTNAME is not set, and the system's own name \"{name}\" is no domain: set HOSTNAME"
         )

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::smtp::address::Host;
 
-pub use mail::{MailConf, TimeStamp};
+pub use mail::MailConf;
 pub use run_as::RunAs;
 pub use users::{Place, Users};
 

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use ::log::Level;
 
-use super::escape;
 use crate::message::date::Utc;
+use crate::message::escape::escape;
 
 /// The longest line, its line end included: up to this a pipe takes a line in one piece (PIPE_BUF).
 pub(super) const LINE_MAX: usize = 4096;

@@ -2,7 +2,7 @@
 //!
 //! * A line is `2026-11-21T22:30:01.123Z INFO  delivered id=...`: UTC, milliseconds, the level padded
 //!   to five, then the message, whose first word names the event.
-//! * One event is always one line. What came from outside is wrapped in [`Escaped`] where the event is
+//! * One event is always one line. What came from outside is wrapped in [`Escaped`](crate::message::escape::Escaped) where the event is
 //!   written; as a last defence the formatter escapes every control character that is left. A line
 //!   has at most 4,096 octets, its end included (what a pipe takes in one piece); a longer one is cut and
 //!   ends in `...`.
@@ -17,7 +17,6 @@ mod desk;
 mod line;
 
 use std::cell::Cell;
-use std::fmt::{self, Write as _};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
@@ -167,30 +166,6 @@ fn write_out(fd: &impl AsFd, mut bytes: &[u8]) {
     }
 }
 
-/// Shows text from outside in one printable line: controls, DEL, backslash and non-ASCII as `\n`,
-/// `\r`, `\t`, `\\`, `\xNN`.
-#[derive(Clone, Copy, Debug)]
-pub struct Escaped<T>(pub T);
-
-impl<T: AsRef<[u8]>> fmt::Display for Escaped<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_ref().iter().try_for_each(|&octet| match octet {
-            b'\\' => f.write_str("\\\\"),
-            b' '..=b'~' => f.write_char(octet.into()),
-            _ => escape(f, octet),
-        })
-    }
-}
-
-fn escape(out: &mut impl fmt::Write, octet: u8) -> fmt::Result {
-    match octet {
-        b'\n' => out.write_str("\\n"),
-        b'\r' => out.write_str("\\r"),
-        b'\t' => out.write_str("\\t"),
-        _ => write!(out, "\\x{octet:02x}"),
-    }
-}
-
 /// Whether `fd` takes a write now, or within `wait` (`None`: for ever). A closed reader counts as
 /// writable: the write fails at once.
 fn writable(fd: &impl AsFd, wait: Option<Duration>) -> bool {
@@ -207,6 +182,7 @@ fn writable(fd: &impl AsFd, wait: Option<Duration>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fmt;
 
     /// Cannot be shown.
     struct Broken;
@@ -237,19 +213,5 @@ mod tests {
         let held = HELD.take().unwrap();
         let ends: Vec<_> = held.lines().map(|line| &line[line.len() - 5..]).collect();
         assert_eq!(ends, ["one 1", "one 2"]);
-    }
-
-    #[test]
-    fn outside_text_is_escaped() {
-        let rows: [(&[u8], &str); 5] = [
-            (b"john@example.org", "john@example.org"),
-            (b"a\r\nb\tc", "a\\r\\nb\\tc"),
-            (b"a\\nb", "a\\\\nb"),
-            (b"\x00\x7f\xff\xc3\xa9", "\\x00\\x7f\\xff\\xc3\\xa9"),
-            (b"", ""),
-        ];
-        for (octets, shown) in rows {
-            assert_eq!(Escaped(octets).to_string(), shown);
-        }
     }
 }

@@ -5,8 +5,8 @@
 //! are recorded; a record is durable before the next step; the file goes last. A crash between two of them
 //! repeats a delivery or a report, and loses none.
 
-use crate::daemon::log::Escaped;
 use crate::daemon::router::Route;
+use crate::message::escape::Escaped;
 use crate::message::{Body, Id};
 use crate::relay::bounce::{self, Failure, Reason, Report};
 use crate::relay::client::Fate;

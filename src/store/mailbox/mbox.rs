@@ -5,7 +5,7 @@
 //! links: only if it still names the very file that is open and locked, a regular file with one
 //! name, is anything written.
 
-use crate::daemon::log::Escaped;
+use crate::message::escape::Escaped;
 use crate::store::mailbox::appending::{Note, Notes, Slot};
 use crate::store::mailbox::dotlock::{Dotlock, PidFile};
 use crate::store::mailbox::file::{Open, missing_end, open_file, refuse_odd, sync_directory};

@@ -34,8 +34,8 @@ mod lock;
 mod mbox;
 mod quote;
 
-use crate::daemon::log::Escaped;
 use crate::message::Body;
+use crate::message::escape::Escaped;
 use crate::store::group_commit::{Abandoned, Commit};
 use crate::store::mailbox::appending::Notes;
 use crate::store::mailbox::dotlock::PidFile;

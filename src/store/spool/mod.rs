@@ -195,7 +195,7 @@ impl Spool {
             match status {
                 Some((id, next_try)) => each(id, next_try),
                 None if mention => {
-                    let name = crate::daemon::log::Escaped(name.as_encoded_bytes());
+                    let name = crate::message::escape::Escaped(name.as_encoded_bytes());
                     log::warn!("spool: left alone, not a message of ours: {name}");
                 }
                 None => {}
