@@ -26,7 +26,6 @@ use crate::daemon::system;
 use crate::message::{self, Body, Envelope, Id, Message};
 use crate::receive::handler::{Client, Handler, Refusal, Settings, Verdict};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
-use crate::smtp::host::Digits;
 use crate::store::mailbox::{MailboxError, MailboxMessage, Mailboxes};
 use crate::store::spool::{NewEntry, Queued, Spool};
 
@@ -187,7 +186,6 @@ impl Router {
             }
         }
         let (Envelope { client, from, .. }, size) = (&envelope, body.len());
-        let client = Digits(*client);
         together(|| {
             info!("accepted id={id} client={client} from={from} size={size}");
             let delivered = local.iter().filter(|(mbox, _)| !failed.contains_key(mbox));

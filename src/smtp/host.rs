@@ -101,33 +101,10 @@ impl fmt::Display for Host {
         match self {
             Host::Name(name) => name.fmt(f),
             Host::Literal(ip) => {
-                f.write_str(if ip.is_ipv4() { "[" } else { "[IPv6:" })?;
-                Digits(*ip).fmt(f)?;
-                f.write_str("]")
+                let tag = if ip.is_ipv4() { "" } else { "IPv6:" };
+                write!(f, "[{tag}{ip}]")
             }
         }
-    }
-}
-
-/// An address without brackets, as std writes it. By hand where it is IPv4: every message's lines hold some.
-pub(crate) struct Digits(pub(crate) IpAddr);
-
-impl fmt::Display for Digits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let IpAddr::V4(ip) = self.0 else {
-            return self.0.fmt(f);
-        };
-        let (mut text, mut end) = ([b'.'; "255.255.255.255".len()], 0);
-        for (place, octet) in ip.octets().into_iter().enumerate() {
-            end += usize::from(place > 0);
-            for power in [100, 10, 1] {
-                if octet >= power || power == 1 {
-                    text[end] = b'0' + octet / power % 10;
-                    end += 1;
-                }
-            }
-        }
-        f.write_str(str::from_utf8(&text[..end]).unwrap_or_default())
     }
 }
 

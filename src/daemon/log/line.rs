@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use ::log::Level;
 
-use crate::message::date::Utc;
+use crate::message::date;
 use crate::message::escape::escape;
 
 /// The longest line, its line end included: up to this a pipe takes a line in one piece (PIPE_BUF).
@@ -26,7 +26,7 @@ pub(super) fn write_line(
         start: out.len(),
         text: out,
     };
-    Utc::at(time).push_iso(line.text);
+    line.text.push_str(&date::iso(time));
     line.text.push_str(match level {
         Level::Error => " ERROR ",
         Level::Warn => " WARN  ",

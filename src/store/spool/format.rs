@@ -26,7 +26,7 @@
 //! [`parse`] is bounded by the input's length and never panics, whatever the bytes.
 
 use crate::message::Id;
-use crate::message::date::Utc;
+use crate::message::date;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -109,9 +109,11 @@ pub fn envelope(
 ) -> (Vec<u8>, Envelope) {
     let mut text = String::with_capacity(192 + to.len() * (ANSWER_WIDTH + 72));
     // Writing to a String cannot fail.
-    let _ = write!(text, "smtpd788 spool 1\nid: {id}\nfrom: {from}\nreceived: ");
-    Utc::at(received).push_iso(&mut text);
-    text.push_str("\ntries: ");
+    let received_at = date::iso(received);
+    let _ = write!(
+        text,
+        "smtpd788 spool 1\nid: {id}\nfrom: {from}\nreceived: {received_at}\ntries: "
+    );
     let tries_at = text.len();
     let _ = write!(text, "{:0TRIES_WIDTH$}\nsize: {size:0SIZE_WIDTH$}\n", 0);
     let slot = |to: &ForwardPath| {
