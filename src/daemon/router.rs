@@ -22,8 +22,8 @@ use log::{error, info, warn};
 
 use crate::daemon::config::{Config, MailConf, Place};
 use crate::daemon::log::together;
-use crate::daemon::system;
 use crate::message::{self, Body, Envelope, Id, Message};
+use crate::net::local::is_on_this_machine;
 use crate::receive::handler::{Client, Handler, Refusal, Settings, Verdict};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::store::mailbox::{MailboxError, MailboxMessage, Mailboxes};
@@ -325,7 +325,7 @@ fn is_ours(ip: IpAddr, listening: &[SocketAddr]) -> bool {
         .map(|addr| addr.ip().to_canonical())
         .any(|listened| {
             let wildcard = listened.is_unspecified() && listened.is_ipv4() == ip.is_ipv4();
-            listened == ip || wildcard && system::is_on_this_machine(ip)
+            listened == ip || wildcard && is_on_this_machine(ip)
         })
 }
 

@@ -1,10 +1,9 @@
-//! What the daemon asks of the system it runs on: its limits, its addresses, and to give up root.
+//! What the daemon asks of the system it runs on: its limits, and to give up root.
 //!
 //! Limits and root are settled before the first thread that serves anybody.
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -94,22 +93,4 @@ pub fn become_user(owner: &RunAs) -> io::Result<()> {
     } else {
         Err(io::Error::other("root was not given up"))
     }
-}
-
-/// Whether `ip` is an address of this machine.
-///
-/// The kernel calls an address of this machine from that same address. Nothing is sent. (Whether it can be bound
-/// says less: with `ip_nonlocal_bind` any address can.)
-pub fn is_on_this_machine(ip: IpAddr) -> bool {
-    let any: IpAddr = if ip.is_ipv6() {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
-    };
-    let source = || {
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect((ip, 9))?;
-        socket.local_addr()
-    };
-    ip.is_loopback() || source().is_ok_and(|source| source.ip() == ip)
 }

@@ -1,7 +1,7 @@
-//! Where a domain's mail goes. The only file that knows DNS, and the only one that knows `async`.
+//! What DNS knows of a domain's mail hosts. The only file that knows DNS, and the only one that knows `async`.
 //!
-//! [`Resolver::targets`] asks for the MX records, then for the IPv6 and IPv4 addresses of those hosts; `route` next
-//! door decides what to make of the answers. What DNS says, and what becomes of the mail:
+//! [`Resolver::exchangers`] asks for the MX records, then for the IPv6 and IPv4 addresses of those hosts. What the
+//! answers mean for the mail:
 //!
 //! | answer | then |
 //! | --- | --- |
@@ -9,20 +9,20 @@
 //! | the name exists, without MX records (NODATA) | the domain's own addresses |
 //! | a null MX (RFC 7505), NXDOMAIN, neither MX nor addresses | never |
 //! | SERVFAIL, REFUSED, any other code, a referral, no answer, no network, no usable resolv.conf | later |
+//! | a chain of aliases (CNAME), or a list of hosts, that is too long to follow | later |
 //!
 //! Any number of threads may ask at once: the lookups are tasks on one thread that does nothing else, started at the
-//! first question and stopped when the resolver is dropped. The caller waits for his own answer, in bounded time; no
-//! lock is held meanwhile. Names are always taken as complete: no search list, no hosts file, and `1.2.3.4` without
-//! brackets is a name. Answers are cached as long as their time to live says, an hour at most.
+//! first question and stopped when the resolver is dropped. The caller waits for its own answer, in bounded time; no
+//! lock is held meanwhile. Names are always taken as complete: no search list, no hosts file. Answers are cached as
+//! long as their time to live says, an hour at most.
 
-pub use crate::relay::mx::{Identity, RouteError, Target};
-
-use crate::relay::mx::{self, Addresses, Exchanger};
-use crate::smtp::address::Host;
-use std::net::SocketAddr;
+use crate::net::resolv_conf;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
-use std::{fs, io, thread};
+use std::{io, thread};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
@@ -34,7 +34,6 @@ use trust_dns_resolver::net::runtime::TokioRuntimeProvider;
 use trust_dns_resolver::net::{DnsError, NetError};
 use trust_dns_resolver::proto::op::ResponseCode;
 use trust_dns_resolver::proto::rr::{Name, RData, RecordType};
-use trust_dns_resolver::system_conf::read_system_conf;
 
 /// MX hosts whose addresses are asked for: a list of hundreds must not become hundreds of questions.
 const MAX_HOSTS: usize = 16;
@@ -47,9 +46,38 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The system's name servers; read again when it changes.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// A host that takes a domain's mail.
+#[derive(Debug)]
+pub(crate) struct Exchanger {
+    /// Printable ASCII, without the last dot.
+    pub name: String,
+    /// Lower is better.
+    pub preference: u16,
+    pub addresses: Addresses,
+}
+
+#[derive(Debug)]
+pub(crate) enum Addresses {
+    /// IPv6 and IPv4 in any order.
+    Known(Vec<IpAddr>),
+    /// DNS says that there are none.
+    None,
+    /// DNS did not say; why.
+    Unknown(String),
+}
+
+/// Why no mail host of a domain is known; the text is a whole clause.
+#[derive(Debug)]
+pub(crate) enum LookupError {
+    /// DNS says that there is none.
+    None(String),
+    /// DNS did not say.
+    Unknown(String),
+}
+
 /// Shared by all threads.
 #[derive(Debug)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     /// Asks the name servers that were given; without it, the system's.
     given: Option<TokioResolver>,
     timeout: Duration,
@@ -58,18 +86,14 @@ pub struct Resolver {
 
 impl Resolver {
     /// `nameservers`: asked over UDP, and over TCP for what does not fit; none means the system's. `timeout`: for a
-    /// whole call of [`targets`](Self::targets). Starts nothing yet.
+    /// whole call of [`exchangers`](Self::exchangers). Starts nothing yet.
     ///
     /// # Errors
     /// The DNS library does not take these name servers.
-    pub fn new(nameservers: &[SocketAddr], timeout: Duration) -> Result<Resolver, RouteError> {
+    pub fn new(nameservers: &[SocketAddr], timeout: Duration) -> io::Result<Resolver> {
         let given = match nameservers {
             [] => None,
-            given => {
-                let servers = given.iter().map(|addr| nameserver(*addr)).collect();
-                let client = client(servers, timeout);
-                Some(client.map_err(|error| RouteError::Later(error.to_string()))?)
-            }
+            given => Some(client(given, false, timeout)?),
         };
         Ok(Resolver {
             given,
@@ -78,30 +102,21 @@ impl Resolver {
         })
     }
 
-    /// The addresses to call for mail to `host`, in the order to try, at least one, at most five. Blocks, at most
+    /// The hosts that take mail for `domain`, at least one: best first, equal ones in random order. Blocks, at most
     /// `timeout` and a second.
     ///
     /// # Errors
-    /// `Never` if the mail must go back, a loop among the reasons; `Later` if DNS could not say.
-    pub fn targets(
-        &self,
-        host: &Host,
-        port: u16,
-        me: &Identity,
-    ) -> Result<Vec<Target>, RouteError> {
-        let domain = match host {
-            Host::Literal(ip) => return mx::literal(*ip, port, me),
-            Host::Name(domain) => domain.as_str().trim_end_matches('.'),
-        };
+    /// DNS knows of none, or could not say.
+    pub fn exchangers(&self, domain: &str) -> Result<Vec<Exchanger>, LookupError> {
         let Ok(name) = Name::from_ascii(format!("{domain}.")) else {
-            return Err(RouteError::Never(format!(
+            return Err(LookupError::None(format!(
                 "{domain} is too long for a domain name"
             )));
         };
-        let later = |why: &dyn std::fmt::Display| {
-            RouteError::Later(format!("DNS lookup of {domain} failed: {why}"))
+        let unknown = |why: &dyn std::fmt::Display| {
+            LookupError::Unknown(format!("DNS lookup of {domain} failed: {why}"))
         };
-        let (runtime, client) = self.engine().map_err(|error| later(&error))?;
+        let (runtime, client) = self.engine().map_err(|error| unknown(&error))?;
         let (answer, wait) = mpsc::sync_channel(1);
         let deadline = Instant::now() + self.timeout;
         runtime.spawn(async move {
@@ -109,10 +124,8 @@ impl Resolver {
                 .send(exchangers(&client, name, deadline).await)
                 .is_ok()
         });
-        let exchangers = wait
-            .recv_timeout(self.timeout + GRACE)
-            .map_err(|error| later(&error))??;
-        mx::choose(domain, exchangers, port, me)
+        wait.recv_timeout(self.timeout + GRACE)
+            .map_err(|error| unknown(&error))?
     }
 
     /// The thread's handle and a client, both cheap to clone. Starts the thread if there is none.
@@ -128,6 +141,12 @@ impl Resolver {
         };
         Ok((engine.runtime.clone(), client))
     }
+}
+
+/// Sorts by preference, equal ones in random order.
+pub(crate) fn shuffle<T>(items: &mut [T], preference: impl Fn(&T) -> u16) {
+    // Every RandomState has other keys: a random number each, without a crate for it.
+    items.sort_by_cached_key(|item| (preference(item), RandomState::new().hash_one(0)));
 }
 
 /// The thread that drives the lookups.
@@ -158,15 +177,25 @@ impl Engine {
 
     /// Asks the system's name servers: those of now, because a host may be moved to another network.
     fn system_client(&mut self, timeout: Duration) -> io::Result<TokioResolver> {
-        let changed = fs::metadata(RESOLV_CONF)?.modified()?;
+        let named = |error| io::Error::other(format!("{RESOLV_CONF}: {error}"));
+        let changed = fs::metadata(RESOLV_CONF).and_then(|file| file.modified());
+        let changed = changed.map_err(named)?;
         if let Some((then, client)) = &self.system
             && *then == changed
         {
             return Ok(client.clone());
         }
-        let (config, _) = read_system_conf().map_err(io::Error::other)?;
-        let (_, _, servers) = config.into_parts();
-        let client = client(servers, timeout)?;
+        let text = fs::read(RESOLV_CONF).map_err(named)?;
+        let (config, faults) = resolv_conf::parse(&String::from_utf8_lossy(&text));
+        for fault in faults {
+            log::warn!("{RESOLV_CONF}:{fault}");
+        }
+        if config.servers.is_empty() {
+            return Err(named(io::Error::other(
+                "none of its name servers can be used",
+            )));
+        }
+        let client = client(&config.servers, config.only_tcp, timeout)?;
         self.system = Some((changed, client.clone()));
         Ok(client)
     }
@@ -178,7 +207,11 @@ impl Drop for Engine {
     }
 }
 
-fn client(servers: Vec<NameServerConfig>, timeout: Duration) -> io::Result<TokioResolver> {
+fn client(servers: &[SocketAddr], only_tcp: bool, timeout: Duration) -> io::Result<TokioResolver> {
+    let servers = servers
+        .iter()
+        .map(|addr| nameserver(*addr, only_tcp))
+        .collect();
     let config = ResolverConfig::from_name_servers(servers);
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     let options = builder.options_mut();
@@ -194,8 +227,11 @@ fn client(servers: Vec<NameServerConfig>, timeout: Duration) -> io::Result<Tokio
     builder.build().map_err(io::Error::other)
 }
 
-fn nameserver(addr: SocketAddr) -> NameServerConfig {
-    let mut connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+fn nameserver(addr: SocketAddr, only_tcp: bool) -> NameServerConfig {
+    let mut connections = vec![ConnectionConfig::tcp()];
+    if !only_tcp {
+        connections.insert(0, ConnectionConfig::udp());
+    }
     for connection in &mut connections {
         connection.port = addr.port();
     }
@@ -207,8 +243,8 @@ async fn exchangers(
     client: &TokioResolver,
     domain: Name,
     deadline: Instant,
-) -> Result<Vec<Exchanger>, RouteError> {
-    let never = |what: &str| Err(RouteError::Never(format!("{} {what}", plain(&domain))));
+) -> Result<Vec<Exchanger>, LookupError> {
+    let none = |what: &str| Err(LookupError::None(format!("{} {what}", plain(&domain))));
     let mut hosts: Vec<(u16, Name)> =
         match lookup(client, domain.clone(), RecordType::MX, deadline).await {
             Answer::Records(records) => records.into_iter().filter_map(as_mx).collect(),
@@ -216,7 +252,7 @@ async fn exchangers(
             Answer::NoData => {
                 let addresses = addresses(client, domain.clone(), deadline).await;
                 if let Addresses::None = addresses {
-                    return never("has neither MX nor address records");
+                    return none("has neither MX nor address records");
                 }
                 return Ok(vec![Exchanger {
                     name: plain(&domain),
@@ -224,28 +260,34 @@ async fn exchangers(
                     addresses,
                 }]);
             }
-            Answer::NoName => return never("does not exist (NXDOMAIN)"),
-            Answer::Unknown(why) => return Err(RouteError::Later(why)),
+            Answer::NoName => return none("does not exist (NXDOMAIN)"),
+            Answer::Unknown(why) => return Err(LookupError::Unknown(why)),
         };
     // A null MX stands alone; beside others it is a mistake, and not a host.
     hosts.retain(|(_, host)| !host.is_root());
     if hosts.is_empty() {
-        return never("does not accept mail (null MX)");
+        return none("does not accept mail (null MX)");
     }
-    mx::shuffle(&mut hosts, |(preference, _)| *preference);
-    hosts.truncate(MAX_HOSTS);
+    shuffle(&mut hosts, |(preference, _)| *preference);
     let asked: Vec<_> = hosts
-        .into_iter()
-        .map(|(preference, host)| {
-            let (client, name) = (client.clone(), plain(&host));
-            let asked = tokio::spawn(async move { addresses(&client, host, deadline).await });
-            (name, preference, asked)
+        .iter()
+        .take(MAX_HOSTS)
+        .map(|(_, host)| {
+            let (client, host) = (client.clone(), host.clone());
+            tokio::spawn(async move { addresses(&client, host, deadline).await })
         })
         .collect();
-    let mut exchangers = Vec::with_capacity(asked.len());
-    for (name, preference, asked) in asked {
-        let failed = |error| Addresses::Unknown(format!("DNS lookup of {name} failed: {error}"));
-        let addresses = asked.await.unwrap_or_else(failed);
+    let mut asked = asked.into_iter();
+    let mut exchangers = Vec::with_capacity(hosts.len());
+    for (preference, host) in hosts {
+        let name = plain(&host);
+        let failed = |why: &dyn std::fmt::Display| {
+            Addresses::Unknown(format!("DNS lookup of {name} failed: {why}"))
+        };
+        let addresses = match asked.next() {
+            Some(asked) => asked.await.unwrap_or_else(|error| failed(&error)),
+            None => failed(&"the list of mail hosts is too long"),
+        };
         exchangers.push(Exchanger {
             name,
             preference,
@@ -298,7 +340,7 @@ async fn lookup(client: &TokioResolver, name: Name, kind: RecordType, deadline: 
     let unknown = |why: &dyn std::fmt::Display| {
         Answer::Unknown(format!("DNS lookup of {asked} {kind} failed: {why}"))
     };
-    let error = match timeout_at(deadline, client.lookup(name, kind)).await {
+    let error = match timeout_at(deadline, client.lookup(name.clone(), kind)).await {
         Ok(Ok(answer)) => {
             let records = answer.answers().iter().map(|record| record.data.clone());
             let records: Vec<_> = records.filter(|data| data.record_type() == kind).collect();
@@ -317,6 +359,12 @@ async fn lookup(client: &TokioResolver, name: Name, kind: RecordType, deadline: 
             ResponseCode::NoError if nothing.soa.is_none() && nothing.ns.is_some() => {
                 unknown(&"the name server only refers to others")
             }
+            // The library also says so of a chain of aliases that it gave up; then it shows no SOA record.
+            ResponseCode::NoError
+                if nothing.soa.is_none() && is_alias(client, name, deadline).await =>
+            {
+                unknown(&"the chain of aliases is too long")
+            }
             ResponseCode::NoError => Answer::NoData,
             code => unknown(&code),
         },
@@ -326,6 +374,11 @@ async fn lookup(client: &TokioResolver, name: Name, kind: RecordType, deadline: 
         NetError::Timeout => unknown(&"timed out"),
         error => unknown(&error),
     }
+}
+
+async fn is_alias(client: &TokioResolver, name: Name, deadline: Instant) -> bool {
+    let found = timeout_at(deadline, client.lookup(name, RecordType::CNAME)).await;
+    found.is_ok_and(|found| found.is_ok())
 }
 
 fn as_mx(data: RData) -> Option<(u16, Name)> {

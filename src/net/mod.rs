@@ -1,5 +1,7 @@
-//! Sockets and names: what both flows need of the network.
+//! What both flows ask of the network: streams with deadlines, names, and which addresses are ours.
 
 pub(crate) mod crowd;
 pub(crate) mod dns;
+pub(crate) mod local;
+mod resolv_conf;
 pub(crate) mod stream;

@@ -22,12 +22,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub use crate::net::dns::Resolver;
 pub use crate::relay::client::Fate;
+pub use crate::relay::mx::Resolver;
 
 use crate::message::Body;
-use crate::net::dns::{Identity, RouteError};
 use crate::relay::client::{Connection, Target, Trouble};
+use crate::relay::mx::{Identity, RouteError};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use std::io;
 use std::net::ToSocketAddrs;

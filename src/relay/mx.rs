@@ -1,16 +1,17 @@
 //! Which addresses to call, in which order, once DNS has answered (RFC 5321 5.1, RFC 7505). Pure but for one
 //! question to the kernel: is this address ours?
 //!
-//! * Preferences ascending, equal ones shuffled; every address of a host before the next host; at most five in all.
+//! * Preferences ascending, equal ones shuffled; every address of a host before the next host; at most five in all,
+//!   one of them kept for each further preference.
 //! * A list that holds this host is cut there: only strictly better preferences remain, so mail never goes in circles.
 //! * A host whose addresses are not known now is passed over while another one has some; only if none has any does
 //!   its trouble decide: [`RouteError::Later`] if one of them is unknown, [`RouteError::Never`] if all are known to be none.
 
-use crate::daemon::system;
-pub use crate::net::dns::Resolver;
+use crate::net::dns::{self, Addresses, Exchanger, LookupError, shuffle};
+use crate::net::local::is_on_this_machine;
 use crate::smtp::address::Host;
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 /// Addresses called in one try: enough to get past dead hosts, few enough that a try ends.
 const MAX_TARGETS: usize = 5;
@@ -71,27 +72,52 @@ impl Identity {
     }
 }
 
-/// A host that takes a domain's mail.
+/// Asks DNS where mail goes. Any number of threads may share one.
 #[derive(Debug)]
-pub(crate) struct Exchanger {
-    pub name: String,
-    /// Lower is better.
-    pub preference: u16,
-    pub addresses: Addresses,
-}
+pub struct Resolver(dns::Resolver);
 
-#[derive(Debug)]
-pub(crate) enum Addresses {
-    /// IPv6 and IPv4 in any order.
-    Known(Vec<IpAddr>),
-    /// DNS says that there are none.
-    None,
-    /// DNS did not say; why.
-    Unknown(String),
+impl Resolver {
+    /// `nameservers`: asked over UDP, and over TCP for what does not fit; none means the system's. `timeout`: for a
+    /// whole call of [`targets`](Self::targets). Starts nothing yet.
+    ///
+    /// # Errors
+    /// The DNS library does not take these name servers.
+    pub fn new(nameservers: &[SocketAddr], timeout: Duration) -> Result<Resolver, RouteError> {
+        dns::Resolver::new(nameservers, timeout)
+            .map(Resolver)
+            .map_err(|error| RouteError::Later(error.to_string()))
+    }
+
+    /// The addresses to call for mail to `host`, in the order to try, at least one, at most five. Blocks, at most
+    /// `timeout` and a second.
+    ///
+    /// # Errors
+    /// `Never` if the mail must go back, a loop among the reasons; `Later` if DNS could not say.
+    pub fn targets(
+        &self,
+        host: &Host,
+        port: u16,
+        me: &Identity,
+    ) -> Result<Vec<Target>, RouteError> {
+        let domain = match host {
+            Host::Literal(ip) => return literal(*ip, port, me),
+            Host::Name(domain) => domain.as_str().trim_end_matches('.'),
+        };
+        if domain.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(RouteError::Never(format!(
+                "{domain} is no domain; an address is written as [{domain}]"
+            )));
+        }
+        let exchangers = self.0.exchangers(domain).map_err(|error| match error {
+            LookupError::None(why) => RouteError::Never(why),
+            LookupError::Unknown(why) => RouteError::Later(why),
+        })?;
+        choose(domain, exchangers, port, me)
+    }
 }
 
 /// Mail for an address literal: that address alone.
-pub(crate) fn literal(ip: IpAddr, port: u16, me: &Identity) -> Result<Vec<Target>, RouteError> {
+fn literal(ip: IpAddr, port: u16, me: &Identity) -> Result<Vec<Target>, RouteError> {
     let name = Host::literal(ip).to_string();
     if !is_callable(ip) {
         return Err(RouteError::Never(format!(
@@ -105,14 +131,8 @@ pub(crate) fn literal(ip: IpAddr, port: u16, me: &Identity) -> Result<Vec<Target
     Ok(vec![Target { name, addr }])
 }
 
-/// Sorts by preference, equal ones in random order.
-pub(crate) fn shuffle<T>(items: &mut [T], preference: impl Fn(&T) -> u16) {
-    // Every RandomState has other keys: a random number each, without a crate for it.
-    items.sort_by_cached_key(|item| (preference(item), RandomState::new().hash_one(0)));
-}
-
 /// Mail for `domain`, whose `exchangers` come in the order to try. Not for an empty list.
-pub(crate) fn choose(
+fn choose(
     domain: &str,
     mut exchangers: Vec<Exchanger>,
     port: u16,
@@ -131,22 +151,38 @@ pub(crate) fn choose(
             )));
         }
     }
-    let mut targets = Vec::with_capacity(MAX_TARGETS);
     let mut unknown = None;
-    for Exchanger {
-        name, addresses, ..
-    } in exchangers
-    {
-        match addresses {
-            Addresses::Known(ips) => targets.extend(ordered(ips).into_iter().map(|ip| Target {
-                name: name.clone(),
-                addr: SocketAddr::new(ip, port),
-            })),
-            Addresses::None => {}
-            Addresses::Unknown(why) => unknown = unknown.or(Some(why)),
+    // The addresses of each preference that has some.
+    let mut ranks: Vec<(u16, Vec<Target>)> = Vec::new();
+    for host in exchangers {
+        let ips = match host.addresses {
+            Addresses::Known(ips) => ordered(ips),
+            Addresses::None => continue,
+            Addresses::Unknown(why) => {
+                unknown = unknown.or(Some(why));
+                continue;
+            }
+        };
+        let targets = ips.into_iter().map(|ip| Target {
+            name: host.name.clone(),
+            addr: SocketAddr::new(ip, port),
+        });
+        match ranks.last_mut() {
+            Some((preference, rank)) if *preference == host.preference => rank.extend(targets),
+            _ => ranks.push((host.preference, targets.collect())),
         }
     }
-    targets.truncate(MAX_TARGETS);
+    ranks.retain(|(_, rank)| !rank.is_empty());
+    let mut targets = Vec::with_capacity(MAX_TARGETS);
+    let mut further = ranks.len();
+    for (_, rank) in ranks {
+        further -= 1;
+        let room = MAX_TARGETS - targets.len();
+        targets.extend(
+            rank.into_iter()
+                .take(room.saturating_sub(further).max(1).min(room)),
+        );
+    }
     match (targets.is_empty(), unknown) {
         (false, _) => Ok(targets),
         (true, Some(why)) => Err(RouteError::Later(why)),
@@ -200,7 +236,7 @@ impl Identity {
             listener.to_canonical() == ip
                 // The literal that we go by may be that of a router that passes the port on to us.
                 || self.hostname == Host::Literal(ip)
-                || (listener.is_unspecified() && listener.is_ipv6() == ip.is_ipv6() && system::is_on_this_machine(ip))
+                || (listener.is_unspecified() && listener.is_ipv6() == ip.is_ipv6() && is_on_this_machine(ip))
         })
     }
 }

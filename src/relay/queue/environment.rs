@@ -3,8 +3,8 @@
 use crate::daemon::config::{Config, MailConf};
 use crate::daemon::router::{Route, Router};
 use crate::message::{Body, Id};
-use crate::net::dns::{Identity, Resolver, RouteError, Target};
 use crate::relay::client::{Connection, Fate, Trouble};
+use crate::relay::mx::{Identity, Resolver, RouteError, Target};
 use crate::relay::queue::destinations::Limits;
 use crate::relay::queue::retry::BackOff;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};

@@ -2,8 +2,8 @@
 
 use crate::daemon::router::Route;
 use crate::message::{Body, Id};
-use crate::net::dns::{RouteError, Target};
 use crate::relay::client::{Fate, Trouble};
+use crate::relay::mx::{RouteError, Target};
 use crate::relay::queue::destinations::Limits;
 use crate::relay::queue::environment::{Environment, Link, Settings};
 use crate::relay::queue::retry::BackOff;

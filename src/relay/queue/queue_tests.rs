@@ -1,8 +1,8 @@
 //! The queue at work, with real threads and a real spool; the neighbours are played.
 
 use crate::daemon::router::Route;
-use crate::net::dns::RouteError;
 use crate::relay::client::Fate;
+use crate::relay::mx::RouteError;
 use crate::relay::queue::fakes::{Bench, Script};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};

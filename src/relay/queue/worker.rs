@@ -8,8 +8,8 @@
 //! and goes on.
 
 use crate::message::{Id, mbox_heading};
-use crate::net::dns::{RouteError, Target};
 use crate::relay::client::{Fate, Trouble};
+use crate::relay::mx::{RouteError, Target};
 use crate::relay::queue::attempt::Part;
 use crate::relay::queue::destinations::{Destination, millis};
 use crate::relay::queue::environment::{Environment, Link};

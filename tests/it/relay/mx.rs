@@ -136,7 +136,7 @@ fn every_outcome() {
         ("lost.test", "never: lost.test does not exist (NXDOMAIN)"),
         (
             "round.test",
-            "never: round.test has neither MX nor address records",
+            "later: DNS lookup of round.test MX failed: the chain of aliases is too long",
         ),
         // Hosts without addresses.
         ("first-gone.test", "mx2.test/192.0.2.2"),
@@ -173,8 +173,15 @@ fn every_outcome() {
         ("[192.0.2.5]", "[192.0.2.5]/192.0.2.5"),
         ("[IPv6:2001:db8::5]", "[IPv6:2001:db8::5]/2001:db8::5"),
         ("[127.0.0.1]", "never: mail loop: [127.0.0.1] is this host"),
-        // Digits and dots without brackets are a name.
-        ("192.0.2.5", "never: 192.0.2.5 does not exist (NXDOMAIN)"),
+        // Digits and dots without brackets are neither a name nor a literal.
+        (
+            "192.0.2.5",
+            "never: 192.0.2.5 is no domain; an address is written as [192.0.2.5]",
+        ),
+        (
+            "12",
+            "never: 12 is no domain; an address is written as [12]",
+        ),
     ];
     let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
     for (host, expected) in table {
@@ -206,25 +213,76 @@ fn equal_preferences_are_shuffled_and_others_are_not() {
 }
 
 #[test]
-fn five_addresses_are_enough() {
+fn five_addresses_are_enough_and_each_preference_has_one() {
     let dns = DnsServer::start();
     for n in 1..=40 {
         let host = format!("mx{n}.test");
-        dns.address(&host, &format!("192.0.2.{n}"));
-        dns.address(&host, &format!("2001:db8::{n}"));
+        for at in 0..3 {
+            dns.address(&host, &format!("192.0.{at}.{n}"));
+            dns.address(&host, &format!("2001:db8::{at}:{n}"));
+        }
         dns.mx("big.test", n, &host);
+        if n <= 2 {
+            dns.mx("two.test", n, &host);
+        }
+        if n <= 3 {
+            dns.mx("three.test", n, &host);
+        }
+        // Equal preferences are no further ones: the first host of them is tried at every address.
+        dns.mx("equal.test", 7, &host);
+    }
+    dns.mx("gaps.test", 1, "mx1.test")
+        .mx("gaps.test", 2, "gone.test")
+        .mx("gaps.test", 3, "mx3.test");
+    let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
+    let names = |domain: &str| {
+        let targets = ask(&resolver, domain).unwrap();
+        let names: Vec<String> = targets.into_iter().map(|target| target.name).collect();
+        names.join(" ").replace(".test", "")
+    };
+    assert_eq!(names("big.test"), "mx1 mx2 mx3 mx4 mx5");
+    assert_eq!(names("two.test"), "mx1 mx1 mx1 mx1 mx2");
+    assert_eq!(names("three.test"), "mx1 mx1 mx1 mx2 mx3");
+    assert_eq!(names("gaps.test"), "mx1 mx1 mx1 mx1 mx3");
+    let equal = names("equal.test");
+    let first = equal.split(' ').next().unwrap();
+    assert_eq!(equal, [first; 5].join(" "));
+    assert_eq!(dns.questions("mx40.test", RecordType::A), 0);
+}
+
+#[test]
+fn what_is_too_long_to_follow_is_for_later() {
+    let dns = DnsServer::start();
+    for n in 0..20 {
+        dns.cname(&format!("chain{n}.test"), &format!("chain{}.test", n + 1));
+        dns.mx("list.test", n, &format!("gone{n}.test"));
+        dns.mx("long.test", n, &format!("gone{n}.test"));
+    }
+    dns.address("chain20.test", "192.0.2.1");
+    dns.mx("long.test", 30, "me.example");
+    dns.mx("ours.test", 10, "me.example");
+    for n in 0..20 {
+        dns.mx("ours.test", 20, &format!("gone{n}.test"));
     }
     let resolver = Resolver::new(&[dns.addr()], PATIENT).unwrap();
-    let names: Vec<String> = ask(&resolver, "big.test")
-        .unwrap()
-        .into_iter()
-        .map(|target| target.name)
-        .collect();
-    assert_eq!(
-        names,
-        ["mx1.test", "mx1.test", "mx2.test", "mx2.test", "mx3.test"]
-    );
-    assert_eq!(dns.questions("mx40.test", RecordType::A), 0);
+    // (The test's name server shows eight aliases at a time.)
+    let near = told(&resolver, "chain12.test");
+    assert_eq!(near, "chain12.test/192.0.2.1");
+    dns.cname("round0.test", "round1.test")
+        .cname("round1.test", "round0.test");
+    for (domain, what) in [
+        ("round0.test", "chain of aliases"),
+        ("list.test", "list of mail hosts"),
+        ("long.test", "list of mail hosts"),
+    ] {
+        let found = told(&resolver, domain);
+        assert!(
+            found.starts_with("later: ") && found.contains(what),
+            "{domain}: {found}"
+        );
+    }
+    let ours = told(&resolver, "ours.test");
+    assert!(ours.starts_with("never: mail loop: "), "{ours}");
 }
 
 #[test]
