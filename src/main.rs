@@ -91,7 +91,7 @@ fn list_queue(mail_conf: &Path) -> Result<(), u8> {
 
 fn run(mail_conf: &Path, user_conf: &Path) -> Result<(), u8> {
     let config = read(mail_conf, user_conf)?;
-    output::init();
+    output::init().map_err(|e| refused(&StartError::System("start the log", e)))?;
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]);
     let mut signals = signals.map_err(|e| refused(&StartError::System("watch signals", e)))?;
     let daemon = start(config).map_err(|error| refused(&error))?;
@@ -109,12 +109,14 @@ fn run(mail_conf: &Path, user_conf: &Path) -> Result<(), u8> {
             .forever()
             .any(|signal| matches!(signal, SIGTERM | SIGINT))
         {
+            info!("stopped");
+            output::flush();
             std::process::exit(0);
         }
     });
     daemon.stop(GRACE);
     info!("stopped");
-    log::logger().flush();
+    output::flush();
     Ok(())
 }
 

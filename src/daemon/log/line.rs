@@ -11,96 +11,47 @@ use crate::message::escape::escape;
 /// The longest line, its line end included: up to this a pipe takes a line in one piece (PIPE_BUF).
 pub(super) const LINE_MAX: usize = 4096;
 
-/// Most lines fit, in octets.
-pub(super) const ROOM: usize = 256;
-
-/// Appends one event as one line.
-pub(super) fn write_line(
-    out: &mut String,
-    time: SystemTime,
-    level: Level,
-    message: &fmt::Arguments<'_>,
-) {
-    out.reserve(ROOM);
-    let mut line = OneLine {
-        start: out.len(),
-        text: out,
-    };
-    line.text.push_str(&date::iso(time));
-    line.text.push_str(match level {
-        Level::Error => " ERROR ",
-        Level::Warn => " WARN  ",
-        Level::Info => " INFO  ",
-        Level::Debug => " DEBUG ",
-        Level::Trace => " TRACE ",
-    });
-    // First as it is, which will do nearly always. An error means that the line is full (or that some Display failed):
-    // what there is, is kept.
-    let begin = line.text.len();
-    let _ = line.write_fmt(*message);
-    if !is_plain(&line.text.as_bytes()[begin..]) {
-        let raw = line.text.split_off(begin);
-        line.write_escaped(&raw);
+/// The line of one event, with its line end.
+pub(super) fn line(time: SystemTime, level: Level, message: &fmt::Arguments<'_>) -> String {
+    let mut line = OneLine(String::with_capacity(256)); // enough for most
+    // An error means that the line is full, or that some Display failed: what there is, is kept.
+    let _ = write!(line, "{} {level:<5} {message}", date::iso(time));
+    let OneLine(mut text) = line;
+    if text.len() >= LINE_MAX {
+        while text.len() > LINE_MAX - "...\n".len() {
+            text.pop();
+        }
+        text.push_str("...");
     }
-    line.finish();
+    text.push('\n');
+    text
 }
 
-/// Only printable ASCII. (All of it is looked at, without a branch: faster than to stop at the first.)
-fn is_plain(text: &[u8]) -> bool {
-    text.iter()
-        .fold(true, |plain, octet| plain & (b' '..=b'~').contains(octet))
-}
+/// Takes text until it is full, and escapes what would end or reorder a line.
+struct OneLine(String);
 
-/// Text that does not outgrow [`LINE_MAX`] by more than one character.
-struct OneLine<'a> {
-    text: &'a mut String,
-    start: usize,
-}
-
-impl fmt::Write for OneLine<'_> {
+impl fmt::Write for OneLine {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = LINE_MAX.saturating_sub(self.len());
-        if text.len() < room {
-            self.text.push_str(text);
+        let plain = text.bytes().all(|octet| matches!(octet, b' '..=b'~'));
+        if plain && self.0.len() + text.len() < LINE_MAX {
+            self.0.push_str(text);
             return Ok(());
         }
-        let end = (room..).find(|&end| text.is_char_boundary(end));
-        self.text.push_str(&text[..end.unwrap_or(text.len())]);
-        Err(fmt::Error)
-    }
-}
-
-impl OneLine<'_> {
-    /// As much of `text` as fits, without anything that ends a line.
-    fn write_escaped(&mut self, text: &str) {
         for c in text.chars() {
-            if self.len() >= LINE_MAX {
-                return;
+            if self.0.len() >= LINE_MAX {
+                return Err(fmt::Error);
             }
             // Line and paragraph separators and text direction marks are no controls to Unicode, but
             // break or reorder a line in some viewers.
             if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
                 for octet in c.encode_utf8(&mut [0; 4]).bytes() {
-                    let _ = escape(self.text, octet); // writing into a String cannot fail
+                    escape(&mut self.0, octet)?;
                 }
             } else {
-                self.text.push(c);
+                self.0.push(c);
             }
         }
-    }
-
-    fn len(&self) -> usize {
-        self.text.len() - self.start
-    }
-
-    fn finish(self) {
-        if self.len() >= LINE_MAX {
-            while self.len() > LINE_MAX - "...\n".len() {
-                self.text.pop();
-            }
-            self.text.push_str("...");
-        }
-        self.text.push('\n');
+        Ok(())
     }
 }
 
@@ -109,15 +60,13 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn line(level: Level, seconds: f64, message: &str) -> String {
-        let mut out = "before\n".to_owned();
+    fn line_at(level: Level, seconds: f64, message: &str) -> String {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
-        write_line(&mut out, time, level, &format_args!("{message}"));
-        out.strip_prefix("before\n").unwrap().to_owned()
+        line(time, level, &format_args!("{message}"))
     }
 
     fn line_of(message: &str) -> String {
-        line(Level::Info, 1_795_300_201.123_5, message)
+        line_at(Level::Info, 1_795_300_201.123_5, message)
     }
 
     #[test]
@@ -128,7 +77,7 @@ mod tests {
         );
         for level in Level::iter() {
             let expected = format!("1970-01-01T00:00:00.000Z {level:<5} x\n");
-            assert_eq!(line(level, 0.0, "x"), expected);
+            assert_eq!(line_at(level, 0.0, "x"), expected);
         }
     }
 

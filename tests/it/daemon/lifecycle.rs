@@ -66,8 +66,9 @@ fn a_second_sigterm_ends_it_at_once() {
     daemon.wait_for(" stopping");
     let begun = std::time::Instant::now();
     daemon.signal(SIGTERM);
-    daemon.wait();
+    assert_eq!(daemon.wait().code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10));
+    daemon.wait_for(" stopped");
 }
 
 #[test]
