@@ -22,7 +22,6 @@ use crate::smtp::data::DataReader;
 use crate::smtp::line::{LineEnd, LineReader, LineStep};
 use crate::smtp::reply::Reply;
 use crate::smtp::session::{Outcome, Session, Step, Transaction, Verdict};
-use crate::store::company::Coming;
 
 /// More trace lines than this in a header are a mail loop (RFC 5321 6.3 asks for 100 at least).
 const MAX_HOPS: usize = 100;
@@ -50,7 +49,7 @@ pub struct Connection<'a, H: Handler, S> {
     wire: Wire<S>,
     lines: LineReader,
     session: Session,
-    transaction: Option<(H::Transaction, Coming)>,
+    transaction: Option<H::Transaction>,
     /// The command being answered, for the log.
     shown: String,
 }
@@ -177,7 +176,7 @@ impl<'a, H: Handler, S: Stream> Connection<'a, H, S> {
             Step::Begin(reply) => {
                 self.refresh();
                 self.transaction = (self.session.reverse_path())
-                    .map(|from| (self.handler.begin(&self.client, from), Coming::begin()));
+                    .map(|from| self.handler.begin(&self.client, from));
                 self.say(&reply)
             }
             Step::Recipient(to) => {
@@ -202,7 +201,7 @@ impl<'a, H: Handler, S: Stream> Connection<'a, H, S> {
 
     fn recipient(&mut self, to: ForwardPath) -> Step {
         let verdict = match &mut self.transaction {
-            Some((transaction, _)) => self.handler.recipient(&self.client, transaction, &to),
+            Some(transaction) => self.handler.recipient(&self.client, transaction, &to),
             None => Verdict::TryLater, // the session asks only inside a transaction
         };
         let refused = match verdict {
@@ -261,7 +260,7 @@ impl<'a, H: Handler, S: Stream> Connection<'a, H, S> {
         if body.hops() > MAX_HOPS {
             return Ok(Outcome::Loop);
         }
-        let (Some((kept, coming)), Some(transaction)) = (kept, transaction) else {
+        let (Some(kept), Some(transaction)) = (kept, transaction) else {
             return Ok(Outcome::LocalError); // the session gives 354 only with both
         };
         let body = match body.finish() {
@@ -277,7 +276,6 @@ impl<'a, H: Handler, S: Stream> Connection<'a, H, S> {
         let Transaction { helo, from, to } = transaction;
         let envelope = Envelope::new(helo, self.client.peer.ip(), from, to);
         let id = envelope.id;
-        drop(coming); // it is here
         match self
             .handler
             .message(&self.client, kept, Message::new(envelope, body))

@@ -3,8 +3,8 @@
 //! A storage device syncs a few thousand times a second, whatever the syncs carry. So a thread that
 //! brings an item while another is at work does not queue for its own turn: it queues its item. The
 //! thread at work, the leader, runs exactly one batch; then it hands the leadership to the first of
-//! those who came meanwhile, who takes everything queued as the next batch. Nobody leads twice in a
-//! row for others, so no client pays for the crowd.
+//! those who came meanwhile, who takes everything queued as the next batch. No thread leads twice in a
+//! row for others, so no client pays for all the others.
 //!
 //! One caller's way through [`Commit::submit`]:
 //!
@@ -12,7 +12,7 @@
 //! | --- | --- | --- |
 //! | 1 arriving | puts its item into the queue | nobody leads: to 3; somebody leads: to 2 |
 //! | 2 queued | is parked | made leader: to 3; its batch was run by another: to 5 |
-//! | 3 gathering | leads, and is parked while too few are in the queue | enough are, or its patience is at an end: to 4 |
+//! | 3 gathering | leads, and is parked while too few are in the queue | enough are, or the longest wait is over: to 4 |
 //! | 4 running | has taken the whole queue, its own item first, and runs the batch | the batch is run, the leadership handed on |
 //! | 5 answered | has the outcome of its item | |
 //!
@@ -21,58 +21,39 @@
 //! that panics, or that returns the wrong number of outcomes, is answered [`Abandoned`] to everyone
 //! in it, and the next batch goes on. The four are model-checked (`tests/loom`).
 //!
-//! It adapts by itself. A lone caller runs its item at once. The longer a batch takes, the more come meanwhile, and the
-//! larger is the next; and a leader that has had company gathers some of it before it begins (`company.rs`), for a
-//! millisecond at most.
+//! It adapts by itself. A lone caller runs its item at once. The longer a batch takes, the more siblings come
+//! meanwhile, and the larger is the next. Where a batch took longer than a leader may wait, the device is slow, and an
+//! item that comes just too late waits for two syncs: there the next leader first waits for as many as were in that
+//! batch, a millisecond at most. A lone caller waits for nobody, and one whose siblings stay away waits once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crate::store::company::{self, Last};
+#[cfg(loom)]
+use model::sync;
+use sync::{Arc, Mutex, MutexGuard, elapsed, park_until, thread};
 
 /// What the model checker replaces.
 #[cfg(not(loom))]
 mod sync {
-    pub(super) use std::sync::{Arc, Mutex};
+    pub(super) use std::sync::{Arc, Mutex, MutexGuard};
     pub(super) use std::thread;
     use std::time::{Duration, Instant};
 
-    /// Parks, until `until` at most; false if that is over.
-    pub(super) fn rest(until: Instant) -> bool {
+    /// Parks, until `until` at most; false if that moment has passed.
+    pub(super) fn park_until(until: Instant) -> bool {
         thread::park_timeout(until.saturating_duration_since(Instant::now()));
         Instant::now() < until
     }
 
-    pub(super) fn since(begun: Instant) -> Duration {
+    pub(super) fn elapsed(begun: Instant) -> Duration {
         begun.elapsed()
     }
 }
-#[cfg(loom)]
-mod sync {
-    pub(super) use loom::sync::{Arc, Mutex};
-    pub(super) use loom::thread;
-    use std::time::{Duration, Instant};
 
-    /// There is no time in a model. Patience is at an end at any moment, so after one; or it has none (`until` is more
-    /// than an hour away).
-    pub(super) fn rest(until: Instant) -> bool {
-        let left = until.saturating_duration_since(Instant::now());
-        let patient = left > Duration::from_secs(3600);
-        match patient {
-            true => thread::park(),
-            false => thread::yield_now(),
-        }
-        patient
-    }
-
-    pub(super) fn since(_: Instant) -> Duration {
-        Duration::ZERO
-    }
-}
-use sync::{Arc, Mutex, rest, since, thread};
-
-/// How long a leader gathers at most: too short to be noticed, several syncs on a fast device.
-const PATIENCE: Duration = Duration::from_millis(1);
+/// How long a leader waits for its siblings at most: too short to be noticed, several syncs on a fast device.
+const MAX_WAIT: Duration = Duration::from_millis(1);
 
 /// The batch that held the item ended without an outcome for it: it panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,30 +62,32 @@ pub(crate) struct Abandoned;
 /// A place where items are brought, and the work that is done on them in batches.
 pub(crate) struct Commit<I, O, F> {
     queue: Mutex<Queue<I, O>>,
-    patience: Duration,
-    /// How many may still bring something.
-    coming: fn() -> usize,
+    max_wait: Duration,
     /// Takes a batch, returns one outcome for each item, in order.
     run: F,
 }
 
+/// Items in flight, each with its caller's ticket.
+type Batch<I, O> = Vec<(I, Option<Arc<Ticket<O>>>)>;
+
 struct Queue<I, O> {
-    /// In the order of arrival. Who found nobody leading has no ticket; that is the first or nobody.
-    waiting: Vec<(I, Option<Arc<Ticket<O>>>)>,
-    /// Somebody leads, or was told to. While it is false, `waiting` is empty.
+    /// In the order of arrival. The caller that found nobody leading has no ticket; that is the first or nobody.
+    waiting: Batch<I, O>,
+    /// A caller leads, or was told to. While it is false, `waiting` is empty.
     led: bool,
-    /// The leader, while it is parked for company.
+    /// The leader, while it is parked until its siblings are there.
     gathering: Option<thread::Thread>,
-    last: Last,
+    /// How many the leader waits for: as many as were in the last batch, if that was slow.
+    expected: usize,
 }
 
 /// Where one queued thread is told what became of its item.
 struct Ticket<O> {
     thread: thread::Thread,
-    news: Mutex<News<O>>,
+    wakeup: Mutex<Wakeup<O>>,
 }
 
-enum News<O> {
+enum Wakeup<O> {
     None,
     Lead,
     Done(Result<O, Abandoned>),
@@ -117,12 +100,11 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
             waiting: Vec::new(),
             led: false,
             gathering: None,
-            last: Last::default(),
+            expected: 0,
         };
         Commit {
             queue: Mutex::new(queue),
-            patience: PATIENCE,
-            coming: company::coming,
+            max_wait: MAX_WAIT,
             run,
         }
     }
@@ -138,24 +120,24 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         }
         let ticket = Arc::new(Ticket {
             thread: thread::current(),
-            news: Mutex::new(News::None),
+            wakeup: Mutex::new(Wakeup::None),
         });
         queue.waiting.push((item, Some(Arc::clone(&ticket))));
-        let gathered = match self.is_enough(&queue) {
+        let leader = match queue.waiting.len() >= queue.expected {
             true => queue.gathering.take(),
             false => None,
         };
         drop(queue);
-        if let Some(leader) = gathered {
+        if let Some(leader) = leader {
             leader.unpark();
         }
         loop {
-            // A thread may be unparked for reasons that are not ours, so the news decides.
-            let news = std::mem::replace(&mut *lock(&ticket.news), News::None);
-            match news {
-                News::None => thread::park(),
-                News::Lead => return self.lead(),
-                News::Done(outcome) => return outcome,
+            // A thread may be unparked for reasons that are not ours, so the ticket decides.
+            let wakeup = std::mem::replace(&mut *lock(&ticket.wakeup), Wakeup::None);
+            match wakeup {
+                Wakeup::None => thread::park(),
+                Wakeup::Lead => return self.lead(),
+                Wakeup::Done(outcome) => return outcome,
             }
         }
     }
@@ -170,80 +152,56 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         // whole.
         let outcomes = catch_unwind(AssertUnwindSafe(|| (self.run)(batch))).unwrap_or_default();
         let complete = outcomes.len() == size;
-        let mut outcomes = outcomes.into_iter();
-        let mut next = || {
-            if complete {
-                outcomes.next().ok_or(Abandoned)
-            } else {
-                Err(Abandoned)
-            }
-        };
+        let mut outcomes = outcomes.into_iter().filter(|_| complete);
+        let mut next = || outcomes.next().ok_or(Abandoned);
 
-        let slow = since(begun) > self.patience;
-        self.hand_on(Last { size, slow });
+        let slow = elapsed(begun) > self.max_wait;
+        self.hand_on(if slow { size } else { 0 });
         // The first is the leader's own item, with a ticket or without.
         let mine = next();
         for ticket in tickets.into_iter().skip(1).flatten() {
-            ticket.tell(News::Done(next()));
+            ticket.wake(Wakeup::Done(next()));
         }
         mine
     }
 
-    /// Takes what is queued, when it is enough or there was time enough.
-    fn gather(&self) -> Vec<(I, Option<Arc<Ticket<O>>>)> {
-        let mut until = None;
+    /// Takes what is queued, once as many are there as are expected, or the longest wait is over.
+    fn gather(&self) -> Batch<I, O> {
         let mut queue = lock(&self.queue);
-        while !self.is_enough(&queue) {
+        let until = Instant::now() + self.max_wait;
+        let mut in_time = true;
+        while in_time && queue.waiting.len() < queue.expected {
             queue.gathering = Some(thread::current());
             drop(queue);
-            let until = *until.get_or_insert_with(|| Instant::now() + self.patience);
-            let in_time = rest(until);
+            in_time = park_until(until);
             queue = lock(&self.queue);
-            if !in_time {
-                break;
-            }
         }
         queue.gathering = None;
         std::mem::take(&mut queue.waiting)
     }
 
-    fn is_enough(&self, queue: &Queue<I, O>) -> bool {
-        company::is_enough(queue.waiting.len(), queue.last, (self.coming)())
-    }
-
-    /// The first of those who came meanwhile leads the next batch, after this.
-    fn hand_on(&self, last: Last) {
-        let heir = {
-            let mut queue = lock(&self.queue);
-            let heir = (queue.waiting.first()).and_then(|(_, ticket)| ticket.clone());
-            (queue.led, queue.last) = (heir.is_some(), last);
-            heir
-        };
-        if let Some(heir) = heir {
-            heir.tell(News::Lead);
+    /// The first of those who came meanwhile leads the next batch.
+    fn hand_on(&self, expected: usize) {
+        let mut queue = lock(&self.queue);
+        let next_leader = (queue.waiting.first()).and_then(|(_, ticket)| ticket.clone());
+        (queue.led, queue.expected) = (next_leader.is_some(), expected);
+        drop(queue);
+        if let Some(next_leader) = next_leader {
+            next_leader.wake(Wakeup::Lead);
         }
     }
 }
 
 impl<O> Ticket<O> {
-    fn tell(&self, news: News<O>) {
-        *lock(&self.news) = news;
+    fn wake(&self, wakeup: Wakeup<O>) {
+        *lock(&self.wakeup) = wakeup;
         self.thread.unpark();
     }
 }
 
 /// No code that can panic runs under these locks, so a poisoned one is as good as any.
-fn lock<T>(mutex: &Mutex<T>) -> sync_guard::Guard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-mod sync_guard {
-    #[cfg(loom)]
-    pub(super) use loom::sync::MutexGuard as Guard;
-    #[cfg(not(loom))]
-    pub(super) use std::sync::MutexGuard as Guard;
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -297,14 +255,14 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_leader_gathers_those_who_may_come() {
+    fn a_leader_waits_for_the_siblings_that_it_expects() {
         let sizes = Mutex::new(Vec::new());
         let mut commit = Commit::new(|batch: Vec<usize>| {
             sizes.lock().unwrap().push(batch.len());
             batch
         });
-        (commit.patience, commit.coming) = (LONG, || 9);
-        lock(&commit.queue).last.size = 3;
+        commit.max_wait = LONG;
+        lock(&commit.queue).expected = 3;
         let begun = Instant::now();
         std::thread::scope(|scope| {
             for n in 0..3 {
@@ -319,16 +277,30 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_whose_company_does_not_come_waits_once() {
+    fn a_leader_whose_siblings_stay_away_waits_once() {
         let mut commit = Commit::new(|batch: Vec<u8>| batch);
-        (commit.patience, commit.coming) = (Duration::from_millis(20), || 9);
-        lock(&commit.queue).last.size = 3;
+        commit.max_wait = Duration::from_millis(20);
+        lock(&commit.queue).expected = 3;
         let begun = Instant::now();
         assert_eq!(commit.submit(7), Ok(7));
-        assert!(begun.elapsed() >= commit.patience);
-        commit.patience = LONG;
+        assert!(begun.elapsed() >= commit.max_wait);
+        commit.max_wait = LONG;
         assert_eq!(commit.submit(8), Ok(8));
         assert!(begun.elapsed() < LONG);
+    }
+
+    #[test]
+    fn siblings_are_expected_after_a_slow_batch_only() {
+        let commit = Commit::new(|batch: Vec<u64>| {
+            std::thread::sleep(Duration::from_millis(batch[0]));
+            batch
+        });
+        for (milliseconds, expected) in [(0, 0), (5, 1), (0, 0)] {
+            commit.submit(milliseconds).unwrap();
+            let slow = lock(&commit.queue).expected;
+            // A busy machine makes a quick batch slow, never a slow one quick.
+            assert!(slow == expected || milliseconds == 0 && slow == 1);
+        }
     }
 
     #[test]
@@ -372,6 +344,6 @@ mod tests {
 }
 
 /// Every interleaving of a few threads: `cargo test --manifest-path tests/loom/Cargo.toml`.
-#[cfg(all(test, loom))]
+#[cfg(loom)]
 #[path = "group_commit_model.rs"]
 mod model;

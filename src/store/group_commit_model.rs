@@ -3,12 +3,35 @@
 use super::*;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 
-/// Each of `callers` threads (this one is the last) brings its number, and the first leader gathers `expected` of
-/// them, if it has the `patience`; checks all four promises.
+/// What the daemon takes from the standard library.
+pub(super) mod sync {
+    pub(crate) use loom::sync::{Arc, Mutex, MutexGuard};
+    pub(crate) use loom::thread;
+    use std::time::{Duration, Instant};
+
+    /// There is no time in a model. A wait is over at any moment, so after one; or it has no end (`until` is more
+    /// than an hour away).
+    pub(crate) fn park_until(until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        let endless = left > Duration::from_secs(3600);
+        match endless {
+            true => thread::park(),
+            false => thread::yield_now(),
+        }
+        endless
+    }
+
+    pub(crate) fn elapsed(_: Instant) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Each of `callers` threads (this one is the last) brings its number, and the first leader waits for `expected` of
+/// them, for `max_wait`; checks all four promises.
 fn check(
     callers: usize,
     expected: usize,
-    patience: Duration,
+    max_wait: Duration,
     preemptions: Option<usize>,
     fails: fn(&[usize]) -> bool,
 ) {
@@ -39,11 +62,11 @@ fn check(
                 .map(|&n| if failed { Err(n) } else { Ok(n) })
                 .collect()
         });
-        (commit.patience, commit.coming) = (patience, || 9);
-        lock(&commit.queue).last.size = expected;
+        commit.max_wait = max_wait;
+        lock(&commit.queue).expected = expected;
         let commit = Arc::new(commit);
         let one = |n: usize, commit: &Commit<_, _, _>, synced: &[AtomicUsize]| {
-            // Whoever is answered was in a batch that ran, and hears of his own item in that
+            // Whoever is answered was in a batch that ran, and hears of its own item in that
             // batch.
             let outcome = commit.submit(n);
             match synced[n].load(Ordering::SeqCst) {
@@ -70,35 +93,35 @@ fn check(
 
 #[test]
 fn two_callers_in_every_order() {
-    check(2, 0, PATIENCE, None, |_| false);
+    check(2, 0, MAX_WAIT, None, |_| false);
 }
 
 #[test]
 fn two_callers_and_a_leader_that_gathers() {
-    check(2, 2, PATIENCE, None, |_| false);
+    check(2, 2, MAX_WAIT, None, |_| false);
 }
 
 #[test]
 fn three_callers() {
-    check(3, 0, PATIENCE, Some(3), |_| false);
+    check(3, 0, MAX_WAIT, Some(3), |_| false);
 }
 
 #[test]
 fn three_callers_and_a_leader_that_gathers() {
-    check(3, 2, PATIENCE, Some(3), |_| false);
+    check(3, 2, MAX_WAIT, Some(3), |_| false);
 }
 
 /// A wake-up that is lost would be a deadlock here.
 #[test]
 fn all_are_awaited_without_end() {
-    let patience = PATIENCE * 1_000_000_000;
-    check(2, 2, patience, None, |_| false);
-    check(3, 3, patience, Some(3), |_| false);
+    let endless = MAX_WAIT * 1_000_000_000;
+    check(2, 2, endless, None, |_| false);
+    check(3, 3, endless, Some(3), |_| false);
 }
 
 #[test]
 fn an_error_reaches_everyone_in_its_batch_and_nobody_else() {
-    check(3, 0, PATIENCE, Some(3), |batch| batch.contains(&1));
+    check(3, 0, MAX_WAIT, Some(3), |batch| batch.contains(&1));
 }
 
 #[test]

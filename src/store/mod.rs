@@ -1,6 +1,5 @@
 //! Where a `250` rests: mailboxes and the spool, each durable before it is acknowledged.
 
-pub(crate) mod company;
 pub(crate) mod group_commit;
 pub mod mailbox;
 pub mod spool;

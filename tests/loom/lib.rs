@@ -6,6 +6,5 @@
 
 #[path = "../../src/store"]
 mod store {
-    mod company;
     mod group_commit;
 }
