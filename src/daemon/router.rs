@@ -27,7 +27,7 @@ use crate::net::local::is_on_this_machine;
 use crate::receive::handler::{Client, Handler, Refusal, Settings, Verdict};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::store::mailbox::{MailboxError, MailboxMessage, Mailboxes};
-use crate::store::spool::{NewEntry, Queued, Spool};
+use crate::store::spool::{NewEntry, NewRecipient, Origin, Queued, Spool};
 
 /// Where mail for a forward-path goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl Router {
     ///
     /// # Errors
     /// Why it can be stored nowhere now.
-    pub fn submit(&self, to: &ForwardPath, content: Vec<u8>) -> io::Result<Id> {
+    pub fn submit(&self, to: &ForwardPath, content: Vec<u8>, origin: Origin) -> io::Result<Id> {
         let config = self.config();
         let client = IpAddr::from([127, 0, 0, 1]);
         let hostname = config.mail.hostname.clone();
@@ -145,7 +145,7 @@ impl Router {
             route => vec![(to.clone(), route)],
         };
         let message = Message::new(envelope, Body::from_bytes(content));
-        self.store(message, routes, "")?;
+        self.store(message, routes, "", origin)?;
         Ok(id)
     }
 
@@ -155,13 +155,14 @@ impl Router {
         message: Message,
         routes: Vec<(ForwardPath, Route)>,
         time_stamp: &str,
+        origin: Origin,
     ) -> io::Result<()> {
         let Message { envelope, body } = message;
         let (id, body) = (envelope.id, Arc::new(body));
         let (local, remote) = sort(routes);
         let mut in_the_spool = Vec::new();
         if !remote.is_empty() {
-            in_the_spool.push(self.spool(id, &envelope, &remote, time_stamp, &body)?);
+            in_the_spool.push(self.spool(id, &envelope, origin, &remote, time_stamp, &body)?);
         }
         let heading = message::mbox_heading(&envelope.from, envelope.received, time_stamp);
         let copy = MailboxMessage {
@@ -172,10 +173,10 @@ impl Router {
         let mut put_off = Vec::new();
         for (mbox, error) in &failed {
             warn!("deferred id={id} mailbox={}: {error}", mbox.display());
-            put_off.extend(local[*mbox].iter().cloned());
+            put_off.extend(local[*mbox].iter().cloned().map(NewRecipient::from));
         }
         if !put_off.is_empty() {
-            match self.spool(Id::new(), &envelope, &put_off, time_stamp, &body) {
+            match self.spool(Id::new(), &envelope, origin, &put_off, time_stamp, &body) {
                 Ok(queued) => in_the_spool.push(queued),
                 Err(error) => {
                     if !remote.is_empty() {
@@ -197,9 +198,10 @@ impl Router {
             for file in &in_the_spool {
                 for recipient in &file.recipients {
                     info!(
-                        "queued id={} to={}{}",
+                        "queued id={} to={}{}{}",
                         file.id,
                         recipient.to,
+                        recipient.log_orig_to(),
                         of(id, file.id)
                     );
                 }
@@ -213,7 +215,8 @@ impl Router {
         &self,
         id: Id,
         envelope: &Envelope,
-        to: &[ForwardPath],
+        origin: Origin,
+        to: &[NewRecipient],
         time_stamp: &str,
         body: &Body,
     ) -> io::Result<Queued> {
@@ -221,6 +224,7 @@ impl Router {
             id,
             from: &envelope.from,
             received: envelope.received,
+            origin,
             to,
             heading: time_stamp.as_bytes(),
             body,
@@ -282,23 +286,29 @@ fn of(id: Id, file: Id) -> String {
     }
 }
 
-/// One mailbox gets one copy, and so does one forward-path elsewhere.
+/// One mailbox gets one copy. Users who are forwarded to the same path stay apart: a report names each of them.
 fn sort(
     routes: Vec<(ForwardPath, Route)>,
-) -> (BTreeMap<PathBuf, Vec<ForwardPath>>, Vec<ForwardPath>) {
+) -> (BTreeMap<PathBuf, Vec<ForwardPath>>, Vec<NewRecipient>) {
     let (mut local, mut remote) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     for (to, route) in routes {
-        match route {
+        let elsewhere = match route {
             Route::Mailbox(mbox) => {
                 let recipients = local.entry(mbox).or_default();
                 if !recipients.contains(&to) {
                     recipients.push(to);
                 }
+                continue;
             }
-            Route::Forward(path) if !remote.contains(&path) => remote.push(path),
+            Route::Forward(path) => NewRecipient {
+                to: path,
+                orig_to: Some(to),
+            },
             // A user who went away since RCPT: the queue looks again and reports.
-            Route::Remote | Route::NoSuchUser if !remote.contains(&to) => remote.push(to),
-            _ => {}
+            Route::Remote | Route::NoSuchUser => NewRecipient::from(to),
+        };
+        if !remote.contains(&elsewhere) {
+            remote.push(elsewhere);
         }
     }
     (local, remote)
@@ -393,7 +403,7 @@ impl Handler for Router {
 
     fn message(
         &self,
-        _: &Client,
+        client: &Client,
         sorting: RoutedRecipients,
         message: Message,
     ) -> Result<(), Refusal> {
@@ -405,10 +415,15 @@ impl Handler for Router {
         } = &config.mail;
         let time_stamp = message::time_stamp_line(*time_stamp, hostname, &message.envelope);
         let id = message.envelope.id;
-        self.store(message, routes, &time_stamp).map_err(|error| {
-            error!("refused id={id}: cannot be stored: {error}");
-            Refusal::from(&error)
-        })
+        let origin = match config.may_relay(client.peer.ip()) {
+            true => Origin::Inside,
+            false => Origin::Outside,
+        };
+        self.store(message, routes, &time_stamp, origin)
+            .map_err(|error| {
+                error!("refused id={id}: cannot be stored: {error}");
+                Refusal::from(&error)
+            })
     }
 
     fn settings(&self) -> Arc<Settings> {

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use smtpd788::spool::format::{
-    Envelope, Fault, answer_field, envelope, parse, state_field, tries_field,
+    Envelope, Fault, NewRecipient, Slot, answer_field, envelope, parse, state_field, tries_field,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -26,8 +26,19 @@ fuzz_target!(|input: &[u8]| {
 
 /// As the spool would have written it.
 fn written(read: &Envelope) -> Vec<u8> {
-    let to: Vec<_> = read.recipients.iter().map(|slot| slot.to.clone()).collect();
-    let (mut bytes, _) = envelope(read.id, &read.from, read.received, &to, read.size);
+    let recipient = |slot: &Slot| NewRecipient {
+        to: slot.to.clone(),
+        orig_to: slot.orig_to.clone(),
+    };
+    let to: Vec<_> = read.recipients.iter().map(recipient).collect();
+    let (mut bytes, _) = envelope(
+        read.id,
+        &read.from,
+        read.received,
+        read.origin,
+        &to,
+        read.size,
+    );
     let fresh = parse(&bytes).expect("a fresh envelope");
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(fresh.tries_at, &tries_field(read.tries));
@@ -43,11 +54,15 @@ fn facts(envelope: &Envelope) -> impl PartialEq + std::fmt::Debug {
         .recipients
         .iter()
         // Not what an answer says: an octet that we would not have written is written as `?`.
-        .map(|slot| (slot.to.clone(), slot.done, slot.answer.chars().count()))
+        .map(|slot| {
+            let answer = slot.answer.chars().count();
+            (slot.to.clone(), slot.orig_to.clone(), slot.done, answer)
+        })
         .collect();
     (
         envelope.id,
         envelope.from.clone(),
+        envelope.origin.word(),
         envelope.tries,
         envelope.size,
         recipients,

@@ -16,7 +16,7 @@ use crate::relay::queue::retry::jitter;
 use crate::relay::queue::schedule::Closing;
 use crate::relay::queue::worker::{Crew, Shift};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::store::spool::{Queued, State};
+use crate::store::spool::{Origin, Queued, State};
 use std::time::{Duration, SystemTime};
 
 /// Octets of the original that are looked through for its header.
@@ -170,12 +170,13 @@ impl<O: Environment> Crew<O> {
         let silence = Fate::Later("no answer for this recipient".into());
         for (index, path) in who {
             let to = queued.recipients[index].to.clone();
+            let as_sent = queued.recipients[index].as_sent().clone();
             let mut never = |reason: Reason, diagnostic: String| {
                 let remote = host.map(str::to_owned);
                 failures.push(Failed {
                     index,
                     failure: Failure {
-                        to: to.clone(),
+                        to: as_sent.clone(),
                         reason,
                         diagnostic,
                         remote,
@@ -327,6 +328,10 @@ impl<O: Environment> Crew<O> {
         let sent = match &queued.from {
             ReversePath::Null => "report=none".to_owned(),
             ReversePath::Mailbox(sender) => {
+                let origin = match queued.origin {
+                    Origin::Inside => Origin::Inside,
+                    Origin::Outside | Origin::Report => Origin::Report,
+                };
                 let plain: Vec<Failure> = failures.iter().map(|f| f.failure.clone()).collect();
                 let content = bounce::compose(&Report {
                     hostname: &self.outside.settings().hostname,
@@ -337,14 +342,18 @@ impl<O: Environment> Crew<O> {
                     failures: &plain,
                     original: &header(&queued.body()?),
                 });
-                let report = self.outside.submit(&ForwardPath(sender.clone()), content)?;
+                let report = self
+                    .outside
+                    .submit(&ForwardPath(sender.clone()), content, origin)?;
                 format!("report={report}")
             }
         };
-        for Failed { failure, .. } in failures {
+        for Failed { index, failure } in failures {
+            let recipient = &queued.recipients[*index];
             log::info!(
-                "bounced id={id} to={} {sent} answer={}",
-                failure.to,
+                "bounced id={id} to={}{} {sent} answer={}",
+                recipient.to,
+                recipient.log_orig_to(),
                 Escaped(&failure.diagnostic)
             );
         }

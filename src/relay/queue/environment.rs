@@ -9,6 +9,7 @@ use crate::relay::queue::destinations::Limits;
 use crate::relay::queue::retry::BackOff;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::store::mailbox::{MailboxError, MailboxMessage};
+use crate::store::spool::Origin;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -44,7 +45,7 @@ pub(crate) trait Environment: Send + Sync + 'static {
     fn settings(&self) -> Settings;
     fn route(&self, to: &ForwardPath) -> Route;
     fn deliver(&self, mbox: &Path, copy: MailboxMessage) -> Result<(), MailboxError>;
-    fn submit(&self, to: &ForwardPath, content: Vec<u8>) -> io::Result<Id>;
+    fn submit(&self, to: &ForwardPath, content: Vec<u8>, origin: Origin) -> io::Result<Id>;
     fn targets(&self, host: &Host) -> Result<Vec<Target>, RouteError>;
     fn open(&self, target: &Target) -> Result<Self::Link, Trouble>;
 }
@@ -108,8 +109,8 @@ impl Environment for DaemonEnvironment {
         self.post.deliver(mbox, copy)
     }
 
-    fn submit(&self, to: &ForwardPath, content: Vec<u8>) -> io::Result<Id> {
-        self.post.submit(to, content)
+    fn submit(&self, to: &ForwardPath, content: Vec<u8>, origin: Origin) -> io::Result<Id> {
+        self.post.submit(to, content, origin)
     }
 
     fn targets(&self, host: &Host) -> Result<Vec<Target>, RouteError> {

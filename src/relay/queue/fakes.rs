@@ -10,7 +10,7 @@ use crate::relay::queue::retry::BackOff;
 use crate::relay::queue::{Queue, QueueHandle};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::store::mailbox::{MailboxError, MailboxMessage};
-use crate::store::spool::{NewEntry, Spool};
+use crate::store::spool::{NewEntry, Origin, Spool};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
@@ -119,7 +119,7 @@ impl Environment for FakeEnvironment {
         Ok(())
     }
 
-    fn submit(&self, to: &ForwardPath, content: Vec<u8>) -> io::Result<Id> {
+    fn submit(&self, to: &ForwardPath, content: Vec<u8>, _: Origin) -> io::Result<Id> {
         if self.state().no_reports {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -285,7 +285,8 @@ impl Bench {
         next_try: SystemTime,
     ) -> Id {
         let id = Id::new();
-        let to: Vec<ForwardPath> = to.iter().map(|s| s.parse().unwrap()).collect();
+        let path = |s: &&str| s.parse::<ForwardPath>().unwrap().into();
+        let to: Vec<_> = to.iter().map(path).collect();
         let body = Body::from_bytes(b"Subject: hello\nX: y\n\nbody\n".to_vec());
         let (from, heading) = (from.parse().unwrap(), b"Received: x\n");
         self.spool
@@ -293,6 +294,7 @@ impl Bench {
                 id,
                 from: &from,
                 received,
+                origin: Origin::Inside,
                 to: &to,
                 heading,
                 body: &body,

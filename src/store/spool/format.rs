@@ -7,7 +7,9 @@
 //! received: 2026-11-21T22:30:01.123Z
 //! tries: 0000000003
 //! size: 00000000000000001042
+//! origin: outside
 //! to: waiting <mary@example.net>
+//!   orig_to: <mary@example.com>                         (only if mail for her is forwarded to the path above)
 //!   answer: mx.example.net said: 451 try later          (200 octets, filled up with spaces)
 //! to: done    <fred@example.net>
 //!   answer: mx.example.net said: 250 OK
@@ -16,7 +18,8 @@
 //! ```
 //!
 //! The fields that change in a file's life (`tries`, the state after `to:`, the answer) have a fixed
-//! width and are written over in place. When to try next is the file's modification time.
+//! width and are written over in place. When to try next is the file's modification time. A file without `origin` is
+//! an older one's: nothing is known of its client, so it counts as one from outside.
 //!
 //! A crash can tear such a write between any two octets. A state is therefore `done` only when all
 //! seven octets say so; a mixture of the two words still reads as `waiting`: perhaps a second copy,
@@ -46,6 +49,45 @@ const DONE: &[u8; 7] = b"done   ";
 const TRIES_WIDTH: usize = 10;
 const SIZE_WIDTH: usize = 20;
 const ANSWER: &str = "  answer: ";
+const ORIGIN: &str = "origin: ";
+const ORIG_TO: &str = "  orig_to: ";
+
+/// Where a message came from: what it may cause depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client in RELAY_FROM, or a report about such a client's mail.
+    Inside,
+    /// Any other client.
+    Outside,
+    /// A report about mail of such a client: its recipient was named by a stranger.
+    Report,
+}
+
+impl Origin {
+    /// As the file has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Origin::Inside => "inside",
+            Origin::Outside => "outside",
+            Origin::Report => "report",
+        }
+    }
+}
+
+/// A recipient of a new message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRecipient {
+    /// Where the mail goes.
+    pub to: ForwardPath,
+    /// The user that the sender named, if their mail is forwarded to `to`.
+    pub orig_to: Option<ForwardPath>,
+}
+
+impl From<ForwardPath> for NewRecipient {
+    fn from(to: ForwardPath) -> NewRecipient {
+        NewRecipient { to, orig_to: None }
+    }
+}
 
 /// What the head of a spool file says, and where its changing fields are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +102,8 @@ pub struct Envelope {
     pub tries: u32,
     /// Octets after the empty line.
     pub size: u64,
+    /// Who sent it.
+    pub origin: Origin,
     /// Every recipient, in the order of the session; at least one.
     pub recipients: Vec<Slot>,
     /// Where the digits of `tries` begin.
@@ -71,8 +115,10 @@ pub struct Envelope {
 /// One recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// The forward-path as it was accepted.
+    /// Where the mail goes.
     pub to: ForwardPath,
+    /// The user that the sender named, if their mail is forwarded to `to`.
+    pub orig_to: Option<ForwardPath>,
     /// Delivered, or reported as undeliverable: nothing more to do.
     pub done: bool,
     /// The last answer, without its filling; may be empty.
@@ -104,7 +150,8 @@ pub fn envelope(
     id: Id,
     from: &ReversePath,
     received: SystemTime,
-    to: &[ForwardPath],
+    origin: Origin,
+    to: &[NewRecipient],
     size: u64,
 ) -> (Vec<u8>, Envelope) {
     let mut text = String::with_capacity(192 + to.len() * (ANSWER_WIDTH + 72));
@@ -115,16 +162,26 @@ pub fn envelope(
         "smtpd788 spool 1\nid: {id}\nfrom: {from}\nreceived: {received_at}\ntries: "
     );
     let tries_at = text.len();
-    let _ = write!(text, "{:0TRIES_WIDTH$}\nsize: {size:0SIZE_WIDTH$}\n", 0);
-    let slot = |to: &ForwardPath| {
+    let _ = write!(
+        text,
+        "{:0TRIES_WIDTH$}\nsize: {size:0SIZE_WIDTH$}\n{ORIGIN}{}\n",
+        0,
+        origin.word()
+    );
+    let slot = |NewRecipient { to, orig_to }: &NewRecipient| {
         text.push_str("to: ");
         let state_at = text.len();
-        let _ = write!(text, "waiting {to}\n{ANSWER}");
+        let _ = writeln!(text, "waiting {to}");
+        if let Some(orig_to) = orig_to {
+            let _ = writeln!(text, "{ORIG_TO}{orig_to}");
+        }
+        text.push_str(ANSWER);
         let answer_at = text.len();
         text.extend(std::iter::repeat_n(' ', ANSWER_WIDTH));
         text.push('\n');
         Slot {
             to: to.clone(),
+            orig_to: orig_to.clone(),
             done: false,
             answer: String::new(),
             state_at,
@@ -139,6 +196,7 @@ pub fn envelope(
         received,
         tries: 0,
         size,
+        origin,
         recipients,
         tries_at,
         body_at: text.len(),
@@ -185,6 +243,13 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
     let tries_at = lines.at + "tries: ".len();
     let tries = lines.field("tries", "tries: ", |s| number(s, TRIES_WIDTH))?;
     let size = lines.field("size", "size: ", |s| number(s, SIZE_WIDTH))?;
+    let origin = match lines.begins(ORIGIN) {
+        true => lines.field("origin", ORIGIN, |s| {
+            let all = [Origin::Inside, Origin::Outside, Origin::Report];
+            all.into_iter().find(|origin| origin.word() == s)
+        })?,
+        false => Origin::Outside,
+    };
     let mut recipients = Vec::new();
     loop {
         let start = lines.at;
@@ -193,12 +258,17 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
             break;
         }
         let (done, to) = recipient(line).ok_or(Fault::Line("to"))?;
+        let orig_to = match lines.begins(ORIG_TO) {
+            true => Some(lines.field("orig_to", ORIG_TO, |s| s.parse().ok())?),
+            false => None,
+        };
         let answer_at = lines.at + ANSWER.len();
         let answer = lines.field("answer", ANSWER, |s| {
             (s.len() == ANSWER_WIDTH).then(|| s.trim_end_matches(' ').to_owned())
         })?;
         recipients.push(Slot {
             to,
+            orig_to,
             done,
             answer,
             state_at: start + "to: ".len(),
@@ -216,6 +286,7 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
         received,
         tries,
         size,
+        origin,
         recipients,
         tries_at,
         body_at: lines.at,
@@ -262,6 +333,11 @@ impl<'a> Lines<'a> {
         Ok(&rest[..end])
     }
 
+    fn begins(&self, prefix: &str) -> bool {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        rest.starts_with(prefix.as_bytes())
+    }
+
     fn field<T>(
         &mut self,
         name: &'static str,
@@ -281,14 +357,20 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     fn sample() -> Vec<u8> {
-        let to: Vec<ForwardPath> = ["<mary@example.net>", "<\"a b\"@[192.0.2.1]>"]
-            .map(|s| s.parse().unwrap())
-            .into();
+        let path = |s: &str| s.parse::<ForwardPath>().unwrap();
+        let to = [
+            NewRecipient::from(path("<mary@example.net>")),
+            NewRecipient {
+                to: path("<\"a b\"@[192.0.2.1]>"),
+                orig_to: Some(path("<\"> <\"@example.com>")),
+            },
+        ];
         let received = UNIX_EPOCH + Duration::from_millis(1_795_300_201_123);
         envelope(
             Id::parse("0001f2e3d4c5b6a7").unwrap(),
             &"<john@example.org>".parse().unwrap(),
             received,
+            Origin::Report,
             &to,
             12,
         )
@@ -312,12 +394,30 @@ mod tests {
             UNIX_EPOCH + Duration::from_millis(1_795_300_201_123)
         );
         assert_eq!((read.tries, read.size, read.body_at), (0, 12, length));
+        assert_eq!(read.origin, Origin::Report);
+        assert_eq!(read.recipients[0].orig_to, None);
         assert_eq!(read.recipients[1].to.to_string(), "<\"a b\"@[192.0.2.1]>");
+        let orig_to = read.recipients[1].orig_to.as_ref().unwrap();
+        assert_eq!(orig_to.to_string(), "<\"> <\"@example.com>");
         assert!(
             read.recipients
                 .iter()
                 .all(|r| !r.done && r.answer.is_empty())
         );
+    }
+
+    #[test]
+    fn a_file_without_an_origin_is_from_outside() {
+        let text = String::from_utf8(sample()).unwrap();
+        for (line, origin) in [
+            ("", Origin::Outside),
+            ("origin: inside\n", Origin::Inside),
+            ("origin: outside\n", Origin::Outside),
+        ] {
+            let text = text.replacen("origin: report\n", line, 1);
+            let read = parse(text.as_bytes()).unwrap();
+            assert_eq!((read.origin, read.recipients.len()), (origin, 2), "{line}");
+        }
     }
 
     #[test]
@@ -386,6 +486,8 @@ mod tests {
                 "size: 99999999999999999999",
                 Fault::Line("size"),
             ),
+            ("origin: r", "origin: R", Fault::Line("origin")),
+            ("orig_to: <", "orig_to: (", Fault::Line("orig_to")),
             ("to: waiting", "to: wasting", Fault::Line("to")),
             ("to: waiting <m", "to: waiting\t<m", Fault::Line("to")),
             ("  answer: ", "  answer; ", Fault::Line("answer")),

@@ -34,7 +34,7 @@ mod spare;
 mod table;
 
 use crate::message::{Body, Id};
-use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::address::ReversePath;
 use crate::store::writeback::Ahead;
 use folder::{Folder, Name, lock, make_folder};
 use nix::errno::Errno;
@@ -49,6 +49,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
+pub use format::{NewRecipient, Origin};
 pub use queued::{Queued, Recipient, State};
 pub(crate) use spare::MOST as SPARES;
 pub use table::table;
@@ -84,8 +85,10 @@ pub struct NewEntry<'a> {
     pub from: &'a ReversePath,
     /// When its end was received; QUEUE_LIFETIME counts from here.
     pub received: SystemTime,
+    /// Who sent it.
+    pub origin: Origin,
     /// At least one.
-    pub to: &'a [ForwardPath],
+    pub to: &'a [NewRecipient],
     /// Our time stamp line, LF-ended.
     pub heading: &'a [u8],
     /// The content, LF-ended.
@@ -120,8 +123,14 @@ impl Spool {
     /// system's own, ENOSPC and all.
     pub fn accept(&self, entry: &NewEntry<'_>) -> io::Result<Queued> {
         let size = entry.heading.len() as u64 + entry.body.len();
-        let (head, envelope) =
-            format::envelope(entry.id, entry.from, entry.received, entry.to, size);
+        let (head, envelope) = format::envelope(
+            entry.id,
+            entry.from,
+            entry.received,
+            entry.origin,
+            entry.to,
+            size,
+        );
         if entry.to.is_empty() || head.len() > format::MAX_ENVELOPE {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,

@@ -8,7 +8,7 @@
 
 use super::NewEntry;
 use super::folder::{Folder, Hold};
-use super::format::{self, Envelope, Fault};
+use super::format::{self, Envelope, Fault, Origin};
 use super::spare::Spare;
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
@@ -36,14 +36,29 @@ pub enum State {
 /// One recipient of a waiting message.
 #[derive(Clone, Debug)]
 pub struct Recipient {
-    /// The path as it was accepted.
+    /// Where the mail goes.
     pub to: ForwardPath,
+    /// The user that the sender named, if their mail is forwarded to `to`.
+    pub orig_to: Option<ForwardPath>,
     /// As the file has it.
     pub state: State,
     /// The last answer, cut to what the file keeps; may be empty.
     pub last_answer: String,
     state_at: u64,
     answer_at: u64,
+}
+
+impl Recipient {
+    /// As the sender wrote it: what a report may name.
+    pub fn as_sent(&self) -> &ForwardPath {
+        self.orig_to.as_ref().unwrap_or(&self.to)
+    }
+
+    /// ` orig_to=<user>` for the log, if the mail is forwarded.
+    pub fn log_orig_to(&self) -> String {
+        let orig_to = self.orig_to.as_ref();
+        orig_to.map_or_else(String::new, |user| format!(" orig_to={user}"))
+    }
 }
 
 /// A waiting message, read back.
@@ -55,6 +70,8 @@ pub struct Queued {
     pub from: ReversePath,
     /// When it was accepted.
     pub received: SystemTime,
+    /// Who sent it.
+    pub origin: Origin,
     /// Rounds that left somebody waiting.
     pub tries: u32,
     /// When it was due, as the file has it.
@@ -128,6 +145,7 @@ impl Queued {
     ) -> Queued {
         let recipients = envelope.recipients.into_iter().map(|slot| Recipient {
             to: slot.to,
+            orig_to: slot.orig_to,
             state: if slot.done {
                 State::Done
             } else {
@@ -141,6 +159,7 @@ impl Queued {
             id: envelope.id,
             from: envelope.from,
             received: envelope.received,
+            origin: envelope.origin,
             tries: envelope.tries,
             next_try,
             recipients: recipients.collect(),

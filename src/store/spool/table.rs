@@ -174,7 +174,9 @@ fn octets(size: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::address::ForwardPath;
     use crate::store::spool::format;
+    use crate::store::spool::format::Origin;
 
     #[test]
     fn a_message_is_one_row_a_waiting_recipient() {
@@ -185,12 +187,13 @@ mod tests {
             "<done@example.net>",
             "<fred@example.com>",
         ]
-        .map(|s| s.parse().unwrap());
+        .map(|s| s.parse::<ForwardPath>().unwrap().into());
         let id = Id::parse("0001f2e3d4c5b6a7").unwrap();
         let (bytes, _) = format::envelope(
             id,
             &"<john@example.org>".parse().unwrap(),
             received,
+            Origin::Inside,
             &to,
             20_000,
         );

@@ -13,6 +13,7 @@ use smtpd788::smtp::line::{LineEnd, LineReader, LineStep};
 use smtpd788::smtp::reply::{RemoteReply, ReplyError, ReplyReader};
 use smtpd788::smtp::session::{Outcome, Session, Step, Verdict};
 use smtpd788::spool::format::{self, Fault};
+use smtpd788::spool::{NewRecipient, Origin};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -79,10 +80,15 @@ fn spool_file() -> impl Strategy<Value = (ReversePath, Slots, u32, Vec<u8>)> {
         any::<u64>(),
     )
         .prop_map(|(from, recipients, tries, size)| {
-            let to: Vec<_> = recipients.iter().map(|(path, ..)| path.clone()).collect();
+            let recipient = |(to, done, _): &(ForwardPath, bool, String)| NewRecipient {
+                to: to.clone(),
+                orig_to: done.then(|| to.clone()),
+            };
+            let to: Vec<_> = recipients.iter().map(recipient).collect();
             let received = UNIX_EPOCH + Duration::from_millis(1_795_300_201_123);
             let id = Id::parse("0001f2e3d4c5b6a7").unwrap();
-            let (mut bytes, written) = format::envelope(id, &from, received, &to, size);
+            let (mut bytes, written) =
+                format::envelope(id, &from, received, Origin::Report, &to, size);
             let fresh = format::parse(&bytes).unwrap();
             assert_eq!(written, fresh);
             let mut put =

@@ -3,7 +3,7 @@
 use crate::common::daemon::wait_until;
 use smtpd788::message::{Body, BodyWriter, Id};
 use smtpd788::smtp::address::{ForwardPath, ReversePath};
-use smtpd788::spool::{self, NewEntry, Spool, SpoolError, State};
+use smtpd788::spool::{self, NewEntry, NewRecipient, Origin, Spool, SpoolError, State};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,8 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 const HEADING: &[u8] = b"Received: from a ([192.0.2.1]) by b with SMTP id x; now\n";
 
-fn paths(to: &[&str]) -> Vec<ForwardPath> {
-    to.iter().map(|s| s.parse().unwrap()).collect()
+fn paths(to: &[&str]) -> Vec<NewRecipient> {
+    let path = |s: &&str| s.parse::<ForwardPath>().unwrap().into();
+    to.iter().map(path).collect()
 }
 
 fn accept(spool: &Spool, id: Id, to: &[&str], body: &Body) -> io::Result<()> {
@@ -24,6 +25,7 @@ fn accept(spool: &Spool, id: Id, to: &[&str], body: &Body) -> io::Result<()> {
             id,
             from: &from,
             received: SystemTime::now(),
+            origin: Origin::Inside,
             to: &paths(to),
             heading: HEADING,
             body,
@@ -379,6 +381,7 @@ fn a_message_that_its_maker_still_has_is_not_found() {
         id,
         from: &from,
         received: now,
+        origin: Origin::Outside,
         to: &paths(&["<mary@example.net>"]),
         heading: HEADING,
         body: &Body::from_bytes(Vec::new()),
@@ -398,11 +401,13 @@ fn a_message_that_was_just_accepted_is_as_if_it_had_been_read() {
     for size in [0, 700, 100_000] {
         let id = Id::new();
         let (now, body) = (SystemTime::now(), Body::from_bytes(vec![b'z'; size]));
-        let to = paths(&["<mary@example.net>", "<\"a b\"@[192.0.2.1]>"]);
+        let mut to = paths(&["<mary@example.net>", "<\"a b\"@[192.0.2.1]>"]);
+        to[1].orig_to = Some("<ann@example.org>".parse().unwrap());
         let entry = NewEntry {
             id,
             from: &from,
             received: now,
+            origin: Origin::Outside,
             to: &to,
             heading: HEADING,
             body: &body,

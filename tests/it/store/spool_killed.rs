@@ -2,7 +2,8 @@
 
 use crate::again;
 use smtpd788::message::{Body, Id};
-use smtpd788::spool::{NewEntry, Spool};
+use smtpd788::smtp::address::ForwardPath;
+use smtpd788::spool::{NewEntry, Origin, Spool};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -41,7 +42,7 @@ fn live(spool: &Spool, id: Id, n: u64) {
     let body = Body::from_bytes(vec![b'x'; if n.is_multiple_of(3) { 300_000 } else { 700 }]);
     let (from, to) = (
         "<>".parse().unwrap(),
-        ["<a@example.net>", "<b@example.net>"].map(|s| s.parse().unwrap()),
+        ["<a@example.net>", "<b@example.net>"].map(|s| s.parse::<ForwardPath>().unwrap().into()),
     );
     let (received, next_try) = (SystemTime::now(), SystemTime::now());
     spool
@@ -49,6 +50,7 @@ fn live(spool: &Spool, id: Id, n: u64) {
             id,
             from: &from,
             received,
+            origin: Origin::Inside,
             to: &to,
             heading: b"H: x\n",
             body: &body,

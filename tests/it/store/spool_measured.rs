@@ -1,14 +1,15 @@
 //! Measurements of the spool, printed; nothing is asserted about time.
 
 use smtpd788::message::{Body, Id};
-use smtpd788::spool::{self, NewEntry, Spool};
+use smtpd788::smtp::address::ForwardPath;
+use smtpd788::spool::{self, NewEntry, Origin, Spool};
 use std::fs;
 use std::time::{Instant, SystemTime};
 
 fn accept(spool: &Spool, id: Id, body: &Body) {
     let (from, to) = (
         "<john@example.org>".parse().unwrap(),
-        ["<mary@example.net>".parse().unwrap()],
+        ["<mary@example.net>".parse::<ForwardPath>().unwrap().into()],
     );
     let (received, next_try) = (SystemTime::now(), SystemTime::now());
     let heading = b"Received: from a ([192.0.2.1]) by b with SMTP id x; now\n";
@@ -17,6 +18,7 @@ fn accept(spool: &Spool, id: Id, body: &Body) {
             id,
             from: &from,
             received,
+            origin: Origin::Inside,
             to: &to,
             heading,
             body,
