@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{AccessFlags, Uid, eaccess};
 
-use crate::daemon::config::{Config, ConfigError, Faults};
+use crate::daemon::config::{Config, ConfigError, faults_of};
 use crate::relay::queue;
 use crate::store::spool;
 
@@ -53,7 +53,7 @@ impl Config {
         match &self.mail.run_as {
             Some(run_as) if !me.is_root() && run_as.uid != me.as_raw() => Err(ConfigError {
                 file: mail_conf.into(),
-                line: self.mail.lines.of("RUN_AS"),
+                line: self.mail.lines.of("RUN_AS").unwrap_or(1),
                 what: format!(
                     "RUN_AS: only root can become {}, and this is user {me}",
                     run_as.user
@@ -71,30 +71,28 @@ impl Config {
     pub fn check_spool_dir(&self, mail_conf: &Path) -> Result<(), ConfigError> {
         check_dir(&self.mail.spool_dir, true).map_err(|reason| ConfigError {
             file: mail_conf.into(),
-            line: self.mail.lines.of("SPOOL_DIR"),
+            line: self.mail.lines.of("SPOOL_DIR").unwrap_or(1),
             what: format!("SPOOL_DIR: {reason}"),
         })
     }
 
     fn check_mailboxes(&self, user_conf: &Path) -> Vec<ConfigError> {
-        let mut faults = Faults::of(user_conf);
+        let mut faults = Vec::new();
         let files: BTreeMap<&Path, usize> = self.users.files().collect();
         let mut seen = BTreeSet::new();
         for (file, line) in self.users.files() {
             let mut above = file.ancestors().skip(1);
             if let Some(outer) = above.find(|dir| files.contains_key(dir)) {
                 let (outer, other) = (outer.display(), files[outer]);
-                faults.add(
-                    line,
-                    format!("{outer} is a mailbox of line {other}, not a directory"),
-                );
+                let what = format!("{outer} is a mailbox of line {other}, not a directory");
+                faults.push((line, what));
             } else if let Some(dir) = file.parent().filter(|dir| seen.insert(*dir))
                 && let Err(reason) = check_dir(dir, false)
             {
-                faults.add(line, reason);
+                faults.push((line, reason));
             }
         }
-        faults.sorted()
+        faults_of(user_conf, faults)
     }
 
     /// What the operator should know, but what stops no start: limits of the system that are too low,

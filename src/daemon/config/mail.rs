@@ -1,6 +1,6 @@
 //! mail.conf: one `KEY = VALUE` a line.
 //!
-//! Keys are spelled exactly as [`MailConf::KEYS`] has them. Unknown keys, repeated keys, bad values
+//! Keys are spelled exactly as the table below has them. Unknown keys, repeated keys, bad values
 //! and values that contradict each other are faults, each with its line.
 
 use std::collections::HashMap;
@@ -12,59 +12,110 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::daemon::config::run_as::{RunAs, run_as};
 use crate::daemon::config::value::{
-    count, host, ip, is_none, list, nameserver, network, path, port, port_or_0, seconds, size,
+    count, host, ip, list, list_or_none, nameserver, network, path, port, port_or_0, seconds, size,
+    time_stamp,
 };
-use crate::daemon::config::{ConfigError, Faults, lines, nearest, read_file};
+use crate::daemon::config::{ConfigError, Fault, faults_of, read_lines};
 use crate::message::TimeStamp;
+use crate::message::escape::Escaped;
 use crate::smtp::address::Host;
 
-/// mail.conf, or its defaults: a field for each key.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct MailConf {
-    /// The name in the greeting, HELO and trace lines; mail for it is local.
-    pub hostname: Host,
+/// Makes [`MailConf`] and all that knows its keys one by one: a row is a key, its field, its default,
+/// how its value is read, and whether only a restart can change it.
+macro_rules! keys {
+    ($($(#[$doc:meta])* $key:literal $field:ident: $type:ty = $default:expr, $read:expr, $restart:expr;)*) => {
+        /// mail.conf, or its defaults: a field for each key.
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub struct MailConf {
+            $($(#[$doc])* pub $field: $type,)*
+            /// Where each key was written, for later faults.
+            pub(crate) lines: Lines,
+        }
+
+        impl MailConf {
+            /// Every key, in the order of the documentation.
+            pub const KEYS: &[&str] = &[$($key),*];
+
+            /// The defaults, for a host of this name.
+            pub fn new(hostname: Host) -> MailConf {
+                let mut conf = MailConf { $($field: $default,)* lines: Lines::default() };
+                conf.hostname = hostname;
+                conf
+            }
+
+            fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+                match key {
+                    $($key => self.$field = $read(value)?,)*
+                    _ => return Err("unknown key".into()),
+                }
+                Ok(())
+            }
+
+            /// The keys that differ in `new` and that only a restart can change.
+            pub(crate) fn restart_needed(&self, new: &MailConf) -> Vec<&'static str> {
+                let keys = [$(($key, $restart && self.$field != new.$field)),*];
+                keys.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+            }
+
+            /// Keeps of `old` what only a restart can change.
+            pub(crate) fn keep(&mut self, old: &MailConf) {
+                $(if $restart { self.$field.clone_from(&old.$field); })*
+            }
+        }
+    };
+}
+
+const RESTART: bool = true;
+const RELOAD: bool = false;
+
+keys! {
+    /// The name in the greeting, HELO and trace lines; mail for it is local. By default the system's.
+    "HOSTNAME" hostname: Host = Host::literal(Ipv4Addr::UNSPECIFIED.into()), host, RESTART;
     /// Further hosts whose mail is local.
-    pub local_domains: Vec<Host>,
+    "LOCAL_DOMAINS" local_domains: Vec<Host> = Vec::new(), |value| list_or_none(value, host), RELOAD;
     /// Addresses to listen on; v4-mapped ones are v4.
-    pub listen_addr: Vec<IpAddr>,
+    "LISTEN_ADDR" listen_addr: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()], |value| list(value, ip), RESTART;
     /// The port to listen on; 0 lets the system choose.
-    pub listen_port: u16,
+    "LISTEN_PORT" listen_port: u16 = 25, port_or_0, RESTART;
     /// Clients served at once, at least 1.
-    pub max_clients: usize,
+    "MAX_CLIENTS" max_clients: usize = 100, count, RELOAD;
     /// Clients served at once from one address; unless set, a quarter of MAX_CLIENTS, but at least 10,
     /// so that one host cannot shut out all others.
-    pub max_clients_per_host: usize,
+    "MAX_CLIENTS_PER_HOST" max_clients_per_host: usize = 25, count, RELOAD;
     /// How long a client may take for a whole command line, or for the next piece of mail data.
-    pub client_timeout: Duration,
+    "CLIENT_TIMEOUT" client_timeout: Duration = Duration::from_secs(300), seconds, RELOAD;
     /// Octets.
-    pub max_message_size: u64,
+    "MAX_MESSAGE_SIZE" max_message_size: u64 = 25 << 20, size, RELOAD;
     /// At least 1; RFC 788 4.5.3 wants 100.
-    pub max_recipients: usize,
+    "MAX_RECIPIENTS" max_recipients: usize = 100, count, RELOAD;
     /// The form of the trace line.
-    pub time_stamp: TimeStamp,
+    "TIME_STAMP" time_stamp: TimeStamp = TimeStamp::Received, time_stamp, RELOAD;
     /// Networks whose clients may send to other domains.
-    pub relay_from: Vec<IpNet>,
+    "RELAY_FROM" relay_from: Vec<IpNet> = loopback(), |value| list_or_none(value, network), RELOAD;
     /// The port that MX hosts are called on.
-    pub relay_port: u16,
+    "RELAY_PORT" relay_port: u16 = 25, port, RELOAD;
     /// Outgoing connections at once, at least 1.
-    pub max_relays: usize,
+    "MAX_RELAYS" max_relays: usize = 20, count, RELOAD;
     /// How long to wait for a connection or a reply when forwarding.
-    pub relay_timeout: Duration,
+    "RELAY_TIMEOUT" relay_timeout: Duration = Duration::from_secs(120), seconds, RELOAD;
     /// Where accepted mail waits.
-    pub spool_dir: PathBuf,
+    "SPOOL_DIR" spool_dir: PathBuf = PathBuf::from("/var/spool/smtpd788"), path, RESTART;
     /// The first wait between tries.
-    pub retry_min: Duration,
+    "RETRY_MIN" retry_min: Duration = Duration::from_secs(5 * 60), seconds, RELOAD;
     /// The longest wait between tries, not below `retry_min`.
-    pub retry_max: Duration,
+    "RETRY_MAX" retry_max: Duration = Duration::from_secs(4 * 3600), seconds, RELOAD;
     /// After this a message is returned to its sender.
-    pub queue_lifetime: Duration,
+    "QUEUE_LIFETIME" queue_lifetime: Duration = Duration::from_secs(5 * 86_400), seconds, RELOAD;
     /// DNS servers; empty: the system's.
-    pub nameserver: Vec<SocketAddr>,
+    "NAMESERVER" nameserver: Vec<SocketAddr> = Vec::new(), |value| list(value, nameserver), RELOAD;
     /// Who to become once the ports are bound.
-    pub run_as: Option<RunAs>,
-    /// Where each key was written, for later faults.
-    pub(crate) lines: Lines,
+    "RUN_AS" run_as: Option<RunAs> = None, |value| run_as(value).map(Some), RESTART;
+}
+
+fn loopback() -> Vec<IpNet> {
+    let v4 = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    vec![v4.into(), Ipv6Net::from(Ipv6Addr::LOCALHOST).into()]
 }
 
 /// The line of each key that was written. No part of the settings: any two are equal, so that a
@@ -79,110 +130,49 @@ impl PartialEq for Lines {
 }
 
 impl Lines {
-    /// The line of `key`; 1 if it was not written.
-    pub(crate) fn of(&self, key: &str) -> usize {
-        self.0.get(key).copied().unwrap_or(1)
+    /// The line of `key`, if it was written.
+    pub(crate) fn of(&self, key: &str) -> Option<usize> {
+        self.0.get(key).copied()
     }
 }
 
 impl MailConf {
-    /// Every key, in the order of the documentation.
-    pub const KEYS: [&str; 20] = [
-        "HOSTNAME",
-        "LOCAL_DOMAINS",
-        "LISTEN_ADDR",
-        "LISTEN_PORT",
-        "MAX_CLIENTS",
-        "MAX_CLIENTS_PER_HOST",
-        "CLIENT_TIMEOUT",
-        "MAX_MESSAGE_SIZE",
-        "MAX_RECIPIENTS",
-        "TIME_STAMP",
-        "RELAY_FROM",
-        "RELAY_PORT",
-        "MAX_RELAYS",
-        "RELAY_TIMEOUT",
-        "SPOOL_DIR",
-        "RETRY_MIN",
-        "RETRY_MAX",
-        "QUEUE_LIFETIME",
-        "NAMESERVER",
-        "RUN_AS",
-    ];
-
-    /// The defaults, for a host of this name.
-    pub fn new(hostname: Host) -> MailConf {
-        MailConf {
-            hostname,
-            local_domains: Vec::new(),
-            listen_addr: vec![Ipv4Addr::LOCALHOST.into()],
-            listen_port: 25,
-            max_clients: 100,
-            max_clients_per_host: 25,
-            client_timeout: Duration::from_secs(300),
-            max_message_size: 25 << 20,
-            max_recipients: 100,
-            time_stamp: TimeStamp::Received,
-            relay_from: vec![
-                Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
-                Ipv6Net::from(Ipv6Addr::LOCALHOST).into(),
-            ],
-            relay_port: 25,
-            max_relays: 20,
-            relay_timeout: Duration::from_secs(120),
-            spool_dir: PathBuf::from("/var/spool/smtpd788"),
-            retry_min: Duration::from_secs(5 * 60),
-            retry_max: Duration::from_secs(4 * 3600),
-            queue_lifetime: Duration::from_secs(5 * 86_400),
-            nameserver: Vec::new(),
-            run_as: None,
-            lines: Lines::default(),
-        }
-    }
-
     /// Reads mail.conf alone, for what needs no users.
     ///
     /// # Errors
     ///
     /// Every fault of the file.
     pub fn load(file: &Path) -> Result<MailConf, Vec<ConfigError>> {
-        let (conf, errors) = MailConf::read(file);
-        if errors.is_empty() {
-            Ok(conf)
-        } else {
-            Err(errors)
+        match MailConf::read(file) {
+            (conf, faults) if faults.is_empty() => Ok(conf),
+            (_, faults) => Err(faults_of(file, faults)),
         }
     }
 
     /// What could be read, and every fault.
-    pub(crate) fn read(file: &Path) -> (MailConf, Vec<ConfigError>) {
-        let mut faults = Faults::of(file);
-        let octets = read_file(file, &mut faults);
-        let unreadable = faults.any();
+    pub(crate) fn read(file: &Path) -> (MailConf, Vec<Fault>) {
         let mut conf = MailConf::new(Host::literal(Ipv4Addr::UNSPECIFIED.into()));
-        for (line, text) in lines(&octets, &mut faults) {
-            if let Err(what) = conf.take(line, text) {
-                faults.add(line, what);
-            }
+        let mut faults = match read_lines(file, |line, text| conf.take(line, text)) {
+            Ok(faults) => faults,
+            Err(fault) => return (conf, vec![fault]),
+        };
+        if conf.lines.of("MAX_CLIENTS_PER_HOST").is_none() {
+            conf.max_clients_per_host = (conf.max_clients / 4).max(10);
         }
-        if !unreadable && !conf.lines.0.contains_key("HOSTNAME") {
+        if conf.lines.of("HOSTNAME").is_none() {
             match system_hostname() {
                 Ok(hostname) => conf.hostname = hostname,
-                Err(what) => faults.add(1, what),
+                Err(what) => faults.push((1, what)),
             }
-        }
-        if !conf.lines.0.contains_key("MAX_CLIENTS_PER_HOST") {
-            conf.max_clients_per_host = (conf.max_clients / 4).max(10);
         }
         if conf.retry_min > conf.retry_max {
             let line = conf.lines.of("RETRY_MIN").max(conf.lines.of("RETRY_MAX"));
             let (min, max) = (conf.retry_min.as_secs(), conf.retry_max.as_secs());
-            faults.add(
-                line,
-                format!("RETRY_MIN ({min}s) is above RETRY_MAX ({max}s): change one of them"),
-            );
+            let what =
+                format!("RETRY_MIN ({min}s) is above RETRY_MAX ({max}s): change one of them");
+            faults.push((line.unwrap_or(1), what));
         }
-        (conf, faults.sorted())
+        (conf, faults)
     }
 
     /// HOSTNAME or one of LOCAL_DOMAINS.
@@ -192,29 +182,37 @@ impl MailConf {
 
     /// Whether `host` is certainly this one: also as the literal of an address that it listens on.
     pub(crate) fn names(&self, host: &Host) -> bool {
-        self.is_local(host)
-            || self
-                .listen_addr
-                .iter()
-                .any(|&address| Host::literal(address) == *host)
+        let mut listening = self.listen_addr.iter();
+        self.is_local(host) || listening.any(|&address| Host::literal(address) == *host)
     }
 
     /// Takes one line.
     fn take(&mut self, line: usize, text: &str) -> Result<(), String> {
-        let (key, value) = text.split_once('=').ok_or("expected KEY = VALUE")?;
+        let Some((key, value)) = text.split_once('=') else {
+            let hint = if text.contains(':') {
+                " (name:where belongs in user.conf, the second file)"
+            } else {
+                ""
+            };
+            return Err(format!("expected KEY = VALUE{hint}"));
+        };
         let (key, value) = (key.trim_end(), value.trim_start());
         let Some(&key) = Self::KEYS.iter().find(|known| **known == key) else {
-            return Err(match nearest(key, &Self::KEYS) {
-                Some(known) => format!("unknown key {key}: is {known} meant?"),
-                None => format!("unknown key {key}"),
-            });
+            let hint = nearest(key).map(|known| format!(": is {known} meant?"));
+            return Err(format!("unknown key {key}{}", hint.unwrap_or_default()));
         };
-        if let Some(first) = self.lines.0.insert(key, line) {
-            self.lines.0.insert(key, first);
+        if let Some(first) = self.lines.0.get(key) {
             return Err(format!("{key} is set already, on line {first}"));
         }
+        self.lines.0.insert(key, line);
+        if value.is_empty() && key != "LOCAL_DOMAINS" {
+            return Err(format!(
+                "{key}: no value: leave the whole line out for the default"
+            ));
+        }
         self.set(key, value).map_err(|reason| {
-            let hint = if value.contains(" #") && !reason.contains("comment") {
+            let comment = value.contains(" #") && !reason.contains("comment");
+            let hint = if comment {
                 " (a comment needs a line of its own)"
             } else {
                 ""
@@ -222,53 +220,25 @@ impl MailConf {
             format!("{key}: {reason}{hint}")
         })
     }
-
-    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        if value.is_empty() && key != "LOCAL_DOMAINS" {
-            return Err("no value: leave the whole line out for the default".into());
-        }
-        match key {
-            "HOSTNAME" => self.hostname = host(value)?,
-            "LOCAL_DOMAINS" if value.is_empty() || is_none(value) => self.local_domains.clear(),
-            "LOCAL_DOMAINS" => self.local_domains = list(value, host)?,
-            "LISTEN_ADDR" => self.listen_addr = list(value, ip)?,
-            "LISTEN_PORT" => self.listen_port = port_or_0(value)?,
-            "MAX_CLIENTS" => self.max_clients = count(value)?,
-            "MAX_CLIENTS_PER_HOST" => self.max_clients_per_host = count(value)?,
-            "CLIENT_TIMEOUT" => self.client_timeout = Duration::from_secs(seconds(value)?),
-            "MAX_MESSAGE_SIZE" => self.max_message_size = size(value)?,
-            "MAX_RECIPIENTS" => self.max_recipients = count(value)?,
-            "TIME_STAMP" => self.time_stamp = time_stamp(value)?,
-            "RELAY_FROM" if is_none(value) => self.relay_from.clear(),
-            "RELAY_FROM" => self.relay_from = list(value, network)?,
-            "RELAY_PORT" => self.relay_port = port(value)?,
-            "MAX_RELAYS" => self.max_relays = count(value)?,
-            "RELAY_TIMEOUT" => self.relay_timeout = Duration::from_secs(seconds(value)?),
-            "SPOOL_DIR" => self.spool_dir = path(value)?,
-            "RETRY_MIN" => self.retry_min = Duration::from_secs(seconds(value)?),
-            "RETRY_MAX" => self.retry_max = Duration::from_secs(seconds(value)?),
-            "QUEUE_LIFETIME" => self.queue_lifetime = Duration::from_secs(seconds(value)?),
-            "NAMESERVER" => self.nameserver = list(value, nameserver)?,
-            "RUN_AS" => self.run_as = Some(run_as(value)?),
-            _ => return Err("unknown key".into()),
-        }
-        Ok(())
-    }
 }
 
-fn time_stamp(value: &str) -> Result<TimeStamp, String> {
-    match value {
-        _ if value.eq_ignore_ascii_case("Received") => Ok(TimeStamp::Received),
-        _ if value.eq_ignore_ascii_case("Mail-From") => Ok(TimeStamp::MailFrom),
-        _ => Err(format!("\"{value}\" is neither Received nor Mail-From")),
-    }
+/// The known key that `key` was probably meant to be: alike but for two octets in one place.
+fn nearest(key: &str) -> Option<&'static str> {
+    let key = key.to_ascii_uppercase().replace(['-', ' ', '.'], "_");
+    let alike = |known: &&&str| {
+        let (a, b) = (known.bytes(), key.bytes());
+        let begin = a.clone().zip(b.clone()).take_while(|(a, b)| a == b);
+        let end = a.rev().zip(b.rev()).take_while(|(a, b)| a == b);
+        known.len().max(key.len()) <= begin.count() + end.count() + 2
+    };
+    MailConf::KEYS.iter().find(alike).copied()
 }
 
 fn system_hostname() -> Result<Host, String> {
     let name = nix::unistd::gethostname().unwrap_or_default();
     let name = name.to_string_lossy();
     host(&name).map_err(|_| {
-        let name = crate::message::escape::Escaped(name.as_bytes());
+        let name = Escaped(name.as_bytes());
         format!(
             "HOSTNAME is not set, and the system's own name \"{name}\" is no domain: set HOSTNAME"
         )
@@ -287,7 +257,7 @@ mod tests {
             conf,
             errors
                 .into_iter()
-                .map(|error| format!("{}: {}", error.line, error.what))
+                .map(|(line, what)| format!("{line}: {what}"))
                 .collect(),
         )
     }

@@ -2,9 +2,8 @@
 //!
 //! Reading changes nothing on the system. Every fault of both files is reported, not only the first,
 //! each as `FILE:LINE: what is wrong`, in the order of the lines. A file that cannot be read at all is
-//! a fault of its line 1, and so is what is wrong with a default. mail.conf is read by `mail_conf`,
-//! user.conf by `user_conf`, values by `conf_value`; what depends on the system's state is looked at
-//! by `preflight`.
+//! a fault of its line 1, and so is what is wrong with a default. mail.conf is read by `mail`, user.conf
+//! by `users`, values by `value`; what depends on the system's state is looked at by `preflight`.
 //!
 //! A `Config` is a value: a reload makes a new one, and [`Config::reloaded`] keeps from the old one
 //! what only a restart can change.
@@ -15,7 +14,7 @@ mod users;
 mod value;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -56,9 +55,10 @@ impl Config {
     ///
     /// Every fault of both, those of mail.conf first.
     pub fn load(mail_conf: &Path, user_conf: &Path) -> Result<Config, Vec<ConfigError>> {
-        let (mail, mut errors) = MailConf::read(mail_conf);
-        let (users, user_errors) = Users::read(user_conf, &|host| mail.names(host));
-        errors.extend(user_errors);
+        let (mail, faults) = MailConf::read(mail_conf);
+        let mut errors = faults_of(mail_conf, faults);
+        let (users, faults) = Users::read(user_conf, &|host| mail.names(host));
+        errors.extend(faults_of(user_conf, faults));
         if errors.is_empty() {
             Ok(Config { mail, users })
         } else {
@@ -82,146 +82,76 @@ impl Config {
 
     /// The keys that differ in `new` and that only a restart can change.
     pub fn restart_needed(&self, new: &Config) -> Vec<&'static str> {
-        let (old, new) = (&self.mail, &new.mail);
-        [
-            ("HOSTNAME", old.hostname != new.hostname),
-            ("LISTEN_ADDR", old.listen_addr != new.listen_addr),
-            ("LISTEN_PORT", old.listen_port != new.listen_port),
-            ("SPOOL_DIR", old.spool_dir != new.spool_dir),
-            ("RUN_AS", old.run_as != new.run_as),
-        ]
-        .into_iter()
-        .filter_map(|(key, changed)| changed.then_some(key))
-        .collect()
+        self.mail.restart_needed(&new.mail)
     }
 
     /// `new`, but with the keys that only a restart can change as they are now.
-    pub fn reloaded(&self, new: Config) -> Config {
-        let old = self.mail.clone();
-        Config {
-            mail: MailConf {
-                hostname: old.hostname,
-                listen_addr: old.listen_addr,
-                listen_port: old.listen_port,
-                spool_dir: old.spool_dir,
-                run_as: old.run_as,
-                ..new.mail
-            },
-            users: new.users,
-        }
+    pub fn reloaded(&self, mut new: Config) -> Config {
+        new.mail.keep(&self.mail);
+        new
     }
 }
 
-/// The faults of one file, as they are found.
-pub(crate) struct Faults<'a> {
-    file: &'a Path,
-    list: Vec<ConfigError>,
+/// What is wrong with one line of a file, and the line's number.
+pub(crate) type Fault = (usize, String);
+
+/// The faults of one file, in the order of its lines.
+pub(crate) fn faults_of(file: &Path, mut faults: Vec<Fault>) -> Vec<ConfigError> {
+    faults.sort_by_key(|(line, _)| *line);
+    let with_file = |(line, what)| ConfigError {
+        file: file.into(),
+        line,
+        what,
+    };
+    faults.into_iter().map(with_file).collect()
 }
 
-impl<'a> Faults<'a> {
-    pub(crate) fn of(file: &'a Path) -> Faults<'a> {
-        Faults {
-            file,
-            list: Vec::new(),
-        }
-    }
-
-    pub(crate) fn add(&mut self, line: usize, what: impl Into<String>) {
-        self.list.push(ConfigError {
-            file: self.file.into(),
-            line,
-            what: what.into(),
-        });
-    }
-
-    pub(crate) fn any(&self) -> bool {
-        !self.list.is_empty()
-    }
-
-    /// All of them in the order of their lines.
-    pub(crate) fn sorted(mut self) -> Vec<ConfigError> {
-        self.list.sort_by_key(|error| error.line);
-        self.list
-    }
-}
-
-/// The whole file; an unreadable one is a fault, and then empty.
-pub(crate) fn read_file(path: &Path, faults: &mut Faults<'_>) -> Vec<u8> {
+/// Hands each line of a file that says something to `take`, with its number, and collects the faults. `Err`: the
+/// file cannot be read.
+pub(crate) fn read_lines(
+    file: &Path,
+    mut take: impl FnMut(usize, &str) -> Result<(), String>,
+) -> Result<Vec<Fault>, Fault> {
     let mut octets = Vec::new();
-    let read = || -> io::Result<()> {
-        File::open(path)?
-            .take(FILE_MAX + 1)
-            .read_to_end(&mut octets)?;
-        if octets.len() as u64 > FILE_MAX {
-            return Err(io::Error::other("larger than 64 MiB"));
-        }
-        Ok(())
-    }();
+    let read = File::open(file).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut octets));
     match read {
-        Ok(()) => octets,
-        Err(error) => {
-            faults.add(1, format!("the file cannot be read: {error}"));
-            Vec::new()
-        }
+        Ok(len) if len as u64 <= FILE_MAX => {}
+        Ok(_) => return Err((1, "the file is larger than 64 MiB".into())),
+        Err(error) => return Err((1, format!("the file cannot be read: {error}"))),
     }
+    let lines = (1..).zip(octets.split(|&octet| octet == b'\n'));
+    let judged = lines.map(|(number, text)| (number, line(number, text)));
+    let taken = judged.map(|(number, text)| match text {
+        Ok("") => (number, Ok(())),
+        Ok(text) => (number, take(number, text)),
+        Err(what) => (number, Err(what.into())),
+    });
+    Ok(taken
+        .filter_map(|(number, taken)| Some((number, taken.err()?)))
+        .collect())
 }
 
-/// The lines that say something, trimmed, with their numbers: no blank lines, no comments. A line
-/// that is no plain text is a fault.
-pub(crate) fn lines<'a>(octets: &'a [u8], faults: &mut Faults<'_>) -> Vec<(usize, &'a str)> {
-    let mut lines = Vec::new();
-    for (number, mut line) in (1..).zip(octets.split(|&octet| octet == b'\n')) {
-        line = line.strip_suffix(b"\r").unwrap_or(line);
-        if let (1, Some(rest)) = (number, line.strip_prefix(b"\xef\xbb\xbf")) {
-            faults.add(1, "a byte order mark: save the file as UTF-8 without one");
-            line = rest;
-        }
-        // Looked for in comments too: in a file with CR line ends, all would be one comment.
-        if line.contains(&b'\r') {
-            faults.add(
-                number,
-                "a carriage return inside the line: end lines with LF or CRLF",
-            );
-            continue;
-        }
-        line = line.trim_ascii();
-        if line.is_empty() || line.starts_with(b"#") {
-            continue;
-        }
-        match str::from_utf8(line) {
-            Err(_) => faults.add(number, "not valid UTF-8"),
-            Ok(text) if text.contains(|c: char| c.is_control() && c != '\t') => {
-                faults.add(number, "a control character");
-            }
-            Ok(text) => lines.push((number, text)),
-        }
+/// One line, trimmed; empty if it is blank or a comment.
+fn line(number: usize, octets: &[u8]) -> Result<&str, &'static str> {
+    let octets = octets.strip_suffix(b"\r").unwrap_or(octets);
+    if number == 1 && octets.starts_with(b"\xef\xbb\xbf") {
+        return Err("a byte order mark: save the file as UTF-8 without one");
     }
-    lines
-}
-
-/// The known key that `key` was probably meant to be.
-pub(crate) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    let key = key.to_ascii_uppercase().replace(['-', ' ', '.'], "_");
-    let (changes, known) = known
-        .iter()
-        .map(|known| (distance(&key, known), *known))
-        .min()?;
-    (changes <= 2 || changes * 3 <= known.len()).then_some(known)
-}
-
-/// How many octets to insert, remove or change (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut corner = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
-            left = (corner + usize::from(x != y)).min(*cell + 1).min(left + 1);
-            corner = std::mem::replace(cell, left);
-        }
-        row[0] = i + 1;
+    // Looked for in comments too: in a file with CR line ends, all would be one comment.
+    if octets.contains(&b'\r') {
+        return Err("a carriage return inside the line: end lines with LF or CRLF");
     }
-    row.last().copied().unwrap_or(a.len())
+    let octets = octets.trim_ascii();
+    if octets.starts_with(b"#") {
+        return Ok("");
+    }
+    match str::from_utf8(octets) {
+        Err(_) => Err("not valid UTF-8"),
+        Ok(text) if text.contains(|c: char| c.is_control() && c != '\t') => {
+            Err("a control character")
+        }
+        Ok(text) => Ok(text),
+    }
 }
 
 #[cfg(test)]
@@ -238,14 +168,18 @@ mod tests {
 
     #[test]
     fn lines_skip_what_says_nothing_and_report_what_is_no_text() {
-        let file = Path::new("f");
-        let mut faults = Faults::of(file);
+        let file = tempfile::NamedTempFile::new().unwrap();
         let text = b"\xef\xbb\xbfa = 1\r\n\r\n \n# \xff comment\n\t#x\nb\xff\nc\x00\n  d = \xc3\xa9 \ne\rf\n#g\rh\nlast";
-        assert_eq!(
-            lines(text, &mut faults),
-            [(1, "a = 1"), (8, "d = é"), (11, "last")]
-        );
-        let numbers: Vec<usize> = faults.sorted().iter().map(|error| error.line).collect();
+        std::fs::write(file.path(), text).unwrap();
+        let mut lines = Vec::new();
+        let mut take = |number, text: &str| {
+            lines.push((number, text.to_owned()));
+            Ok(())
+        };
+        let faults = read_lines(file.path(), &mut take).unwrap();
+        let expected = [(8, "d = é"), (11, "last")].map(|(n, text)| (n, text.to_owned()));
+        assert_eq!(lines, expected);
+        let numbers: Vec<usize> = faults.iter().map(|(line, _)| *line).collect();
         assert_eq!(numbers, [1, 6, 7, 9, 10]);
     }
 

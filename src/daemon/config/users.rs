@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use crate::daemon::config::value::path;
-use crate::daemon::config::{ConfigError, Faults, lines, read_file};
+use crate::daemon::config::{Fault, MailConf, read_lines};
 use crate::smtp::address::{ForwardPath, Host, Mailbox};
 
 /// The name that stands for every other.
@@ -85,16 +85,10 @@ impl Users {
     }
 
     /// What could be read, and every fault. `is_local` says which hosts are this one.
-    pub(crate) fn read(file: &Path, is_local: &dyn Fn(&Host) -> bool) -> (Users, Vec<ConfigError>) {
-        let mut faults = Faults::of(file);
-        let octets = read_file(file, &mut faults);
+    pub(crate) fn read(file: &Path, is_local: &dyn Fn(&Host) -> bool) -> (Users, Vec<Fault>) {
         let mut users = Users::default();
-        for (line, text) in lines(&octets, &mut faults) {
-            if let Err(what) = users.take(line, text, is_local) {
-                faults.add(line, what);
-            }
-        }
-        (users, faults.sorted())
+        let faults = read_lines(file, |line, text| users.take(line, text, is_local));
+        (users, faults.unwrap_or_else(|fault| vec![fault]))
     }
 
     /// Takes one line.
@@ -104,6 +98,13 @@ impl Users {
         text: &str,
         is_local: &dyn Fn(&Host) -> bool,
     ) -> Result<(), String> {
+        if let Some((key, _)) = text.split_once('=')
+            && MailConf::KEYS.contains(&key.trim_end())
+        {
+            return Err(
+                "expected name:where (KEY = VALUE belongs in mail.conf, the first file)".into(),
+            );
+        }
         let (name, place) = text.split_once(':').ok_or("expected name:where")?;
         let name = local_part(name.trim())?;
         if let Some(first) = self.entries.get(&name) {
@@ -199,7 +200,7 @@ mod tests {
             users,
             errors
                 .into_iter()
-                .map(|error| format!("{}: {}", error.line, error.what))
+                .map(|(line, what)| format!("{line}: {what}"))
                 .collect(),
         )
     }

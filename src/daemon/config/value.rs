@@ -4,9 +4,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::message::TimeStamp;
 use crate::smtp::address::Host;
 
 /// The longest time that a key takes: ten years, so that no sum of times overflows.
@@ -34,9 +36,10 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Seconds, or with `s`, `m`, `h`, `d`; at least one second.
-pub(crate) fn seconds(text: &str) -> Result<u64, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
-    scaled(text, &units, SECONDS_MAX).ok_or_else(|| {
+    let seconds = scaled(text, &units, SECONDS_MAX);
+    seconds.map(Duration::from_secs).ok_or_else(|| {
         format!("\"{text}\" is no time: write seconds, or like 90s, 5m, 4h, 5d (1s to 3650d)")
     })
 }
@@ -62,13 +65,10 @@ pub(crate) fn number(text: &str) -> Option<u64> {
 
 /// A port; 0 is none.
 pub(crate) fn port(text: &str) -> Result<u16, String> {
-    port_or_0(text).and_then(|port| {
-        if port == 0 {
-            Err("0 is no port to call: write 1 to 65535".into())
-        } else {
-            Ok(port)
-        }
-    })
+    match port_or_0(text)? {
+        0 => Err("0 is no port to call: write 1 to 65535".into()),
+        port => Ok(port),
+    }
 }
 
 /// A port, or 0 for one of the system's choice.
@@ -77,11 +77,11 @@ pub(crate) fn port_or_0(text: &str) -> Result<u16, String> {
     port.ok_or_else(|| format!("\"{text}\" is no port: write a number up to 65535"))
 }
 
+/// How an entry of a list is read.
+type Entry<T> = fn(&str) -> Result<T, String>;
+
 /// Every entry of a list that is separated by commas.
-pub(crate) fn list<T>(text: &str, entry: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String>
-where
-    T: PartialEq,
-{
+pub(crate) fn list<T: PartialEq>(text: &str, entry: Entry<T>) -> Result<Vec<T>, String> {
     let mut values = Vec::new();
     for text in text.split(',').map(str::trim) {
         if text.is_empty() {
@@ -96,9 +96,21 @@ where
     Ok(values)
 }
 
-/// Whether the value is the word for an empty list.
-pub(crate) fn is_none(text: &str) -> bool {
-    text.eq_ignore_ascii_case("none")
+/// The same for a list that may be empty: then it is the word `none`, or nothing.
+pub(crate) fn list_or_none<T: PartialEq>(text: &str, entry: Entry<T>) -> Result<Vec<T>, String> {
+    if text.is_empty() || text.eq_ignore_ascii_case("none") {
+        return Ok(Vec::new());
+    }
+    list(text, entry)
+}
+
+/// A form of the trace line.
+pub(crate) fn time_stamp(text: &str) -> Result<TimeStamp, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "received" => Ok(TimeStamp::Received),
+        "mail-from" => Ok(TimeStamp::MailFrom),
+        _ => Err(format!("\"{text}\" is neither Received nor Mail-From")),
+    }
 }
 
 /// A domain or a literal in brackets. A bare address would read as a domain of odd labels, which
@@ -205,7 +217,7 @@ mod tests {
             ("4h", 14_400),
             ("5d", 432_000),
         ] {
-            assert_eq!(seconds(text), Ok(time), "{text}");
+            assert_eq!(seconds(text), Ok(Duration::from_secs(time)), "{text}");
         }
         for text in [
             "",

@@ -22,9 +22,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use writer::Queue;
+use writer::{Queue, Sink};
 
 /// Without RUST_LOG: our own events, and of other crates only what they call an error.
 const FILTER: &str = "error,smtpd788=info";
@@ -58,7 +57,12 @@ pub fn init() -> io::Result<()> {
     if ::log::set_logger(logger).is_ok() {
         ::log::set_max_level(most);
         let thread = std::thread::Builder::new().name("log".to_owned());
-        thread.spawn(|| logger.queue.write_to(io::stdout()))?;
+        let mut sink = Sink::new(io::stdout());
+        thread.spawn(move || {
+            loop {
+                logger.queue.write_next(&mut sink);
+            }
+        })?;
     }
     Ok(())
 }
@@ -108,12 +112,7 @@ fn write_all(fd: &impl AsFd, mut octets: &[u8]) -> usize {
             Ok(n) if n > 0 => octets = octets.get(n..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
             // Standard output may be shared with somebody who made it non-blocking.
-            Err(Errno::EAGAIN) => {
-                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-                if !matches!(poll(&mut fds, PollTimeout::NONE), Ok(1) | Err(Errno::EINTR)) {
-                    break;
-                }
-            }
+            Err(Errno::EAGAIN) => std::thread::sleep(Duration::from_millis(10)),
             _ => break,
         }
     }

@@ -1,5 +1,6 @@
 //! How lines leave: a bounded queue, and one thread that writes what has gathered there.
 
+use std::mem;
 use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -20,8 +21,7 @@ const GATHER: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    arrived: Condvar,
-    written: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -43,41 +43,31 @@ impl Queue {
         state.lines.extend_from_slice(line.as_bytes());
         drop(state);
         if first {
-            self.arrived.notify_one();
+            self.changed.notify_all();
         }
     }
 
     /// Waits until all that was put is written, for `most` at most.
     pub(super) fn flush(&self, most: Duration) {
         let busy = |state: &mut State| state.writing || !state.lines.is_empty();
-        drop(self.written.wait_timeout_while(self.state(), most, busy));
+        drop(self.changed.wait_timeout_while(self.state(), most, busy));
     }
 
-    /// Writes lines to `fd` for ever, whatever becomes of them.
-    pub(super) fn write_to(&self, fd: impl AsFd) {
-        let mut sink = Sink::new(fd);
-        let mut lines = Vec::new();
-        loop {
-            self.step(&mut sink, &mut lines);
-        }
-    }
-
-    /// Waits for lines, and writes them. `lines` is room that is used again.
-    fn step(&self, sink: &mut Sink<impl AsFd>, lines: &mut Vec<u8>) {
+    /// Waits for lines and writes them to `sink`, whatever becomes of them there.
+    pub(super) fn write_next(&self, sink: &mut Sink<impl AsFd>) {
         let nothing = |state: &mut State| state.lines.is_empty();
-        drop(self.arrived.wait_while(self.state(), nothing));
+        drop(self.changed.wait_while(self.state(), nothing));
         thread::sleep(GATHER);
         let mut state = self.state();
-        lines.clear();
-        std::mem::swap(&mut state.lines, lines);
-        let dropped = std::mem::take(&mut state.lost);
+        let lines = mem::take(&mut state.lines);
+        let lost = mem::take(&mut state.lost);
         state.writing = true;
         drop(state);
-        sink.put(lines);
-        sink.lost += dropped;
+        sink.put(&lines);
+        sink.lost += lost;
         sink.tell_lost();
         self.state().writing = false;
-        self.written.notify_all();
+        self.changed.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,7 +76,7 @@ impl Queue {
 }
 
 /// Where lines go.
-struct Sink<F> {
+pub(super) struct Sink<F> {
     fd: F,
     /// A write failed inside a line: the next one starts with a line end.
     torn: bool,
@@ -95,12 +85,9 @@ struct Sink<F> {
 }
 
 impl<F: AsFd> Sink<F> {
-    fn new(fd: F) -> Sink<F> {
-        Sink {
-            fd,
-            torn: false,
-            lost: 0,
-        }
+    pub(super) fn new(fd: F) -> Sink<F> {
+        let (torn, lost) = (false, 0);
+        Sink { fd, torn, lost }
     }
 
     fn put(&mut self, lines: &[u8]) {
@@ -126,7 +113,8 @@ impl<F: AsFd> Sink<F> {
             return lines.len();
         }
         let left = write_all(&self.fd, lines);
-        self.torn = left > 0 && left < lines.len() && lines[lines.len() - left - 1] != b'\n';
+        let end = lines[..lines.len() - left].last();
+        self.torn = end.is_some_and(|end| *end != b'\n');
         left
     }
 }
@@ -148,10 +136,10 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(move || {
                 let mut sink = Sink::new(writer);
-                queue.step(&mut sink, &mut Vec::new());
+                queue.write_next(&mut sink);
                 queue.put("back\n");
                 queue.put("again\n");
-                queue.step(&mut sink, &mut Vec::new());
+                queue.write_next(&mut sink);
             });
             let mut all = String::new();
             reader.read_to_string(&mut all).unwrap();
@@ -200,7 +188,7 @@ mod tests {
         queue.flush(Duration::from_millis(1)); // nobody writes
         let file = tempfile::tempfile().unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| queue.step(&mut Sink::new(&file), &mut Vec::new()));
+            scope.spawn(|| queue.write_next(&mut Sink::new(&file)));
             queue.flush(Duration::from_secs(600));
             assert_eq!(file.metadata().unwrap().len(), 5);
         });

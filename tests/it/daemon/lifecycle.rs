@@ -213,3 +213,25 @@ fn all_addresses_of_both_families() {
         client.command(&format!("RCPT TO:<john@{literal}>"), "250");
     }
 }
+
+#[test]
+fn swapped_files_get_a_hint() {
+    let setup = Setup::default();
+    let [mail_conf, user_conf] = setup.write();
+    for options in [&["-t"][..], &[], &["-q"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd788"));
+        let output = command
+            .args(options)
+            .args([&user_conf, &mail_conf])
+            .output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(78));
+        let errors = text(&output.stderr);
+        let hint =
+            "user.conf:1: expected KEY = VALUE (name:where belongs in user.conf, the second file)";
+        assert!(errors.contains(hint), "{errors}");
+        let hint =
+            "mail.conf:1: expected name:where (KEY = VALUE belongs in mail.conf, the first file)";
+        assert_eq!(errors.contains(hint), options != ["-q"], "{errors}");
+    }
+}
