@@ -2,9 +2,7 @@
 //!
 //! Limits and root are settled before the first thread that serves anybody.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +13,7 @@ use nix::unistd::{
 };
 
 use crate::daemon::config::{Config, RunAs};
+use crate::store::directory::{self, Owner};
 
 /// Raises the soft limit on open files to the hard one.
 ///
@@ -23,12 +22,6 @@ use crate::daemon::config::{Config, RunAs};
 pub fn raise_file_limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
-}
-
-/// How many files may be kept open that need not be: `most`, and a sixteenth of the soft limit, which is the clients'.
-pub fn files_to_keep(most: usize) -> usize {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
-    usize::try_from(limit / 16).map_or(most, |some| some.min(most))
 }
 
 /// Makes a write beyond the file size limit an error (`EFBIG`) instead of the end of the process.
@@ -45,22 +38,13 @@ pub fn survive_file_size_limit() -> io::Result<()> {
 /// # Errors
 /// The first folder that cannot be made, with its reason.
 pub fn make_folders(config: &Config, owner: &RunAs) -> Result<(), (PathBuf, io::Error)> {
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     let mailboxes = config.users.mailboxes().filter_map(Path::parent);
     for folder in mailboxes.chain([&*config.mail.spool_dir]) {
-        make_folder(folder, owner).map_err(|error| (folder.to_owned(), error))?;
+        directory::make(folder, Some(Owner { uid, gid }))
+            .map_err(|error| (folder.to_owned(), error))?;
     }
     Ok(())
-}
-
-fn make_folder(folder: &Path, owner: &RunAs) -> io::Result<()> {
-    if folder.as_os_str().is_empty() || folder.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = folder.parent() {
-        make_folder(parent, owner)?;
-    }
-    fs::DirBuilder::new().mode(0o700).create(folder)?;
-    chown(folder, Some(owner.uid), Some(owner.gid))
 }
 
 /// Becomes `owner` for good: groups, group and user, real, effective and saved.

@@ -1,5 +1,7 @@
 //! Where a `250` rests: mailboxes and the spool, each durable before it is acknowledged.
 
+pub(crate) mod directory;
+pub(crate) mod files;
 pub(crate) mod group_commit;
 pub mod mailbox;
 pub mod spool;

@@ -7,12 +7,12 @@
 //!   others need its place.
 //! * `stop` sleeps on `gone` until no connection is registered any more.
 
-use crate::daemon::system::files_to_keep;
 use crate::message::Id;
 use crate::relay::queue::OPEN;
 use crate::relay::queue::attempt::Failed;
 use crate::relay::queue::destinations::{Destination, Kind, Limits, Millis, Next, millis};
 use crate::relay::queue::schedule::Plan;
+use crate::store::files::files_to_keep;
 use crate::store::spool::Queued;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -12,6 +12,7 @@
 //! LENGTH PATH`; a note struck out has `-` for its `+`. What follows the path is left over from
 //! older notes.
 
+use crate::store::files::read_full;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -139,19 +140,6 @@ impl Notes {
             index,
         }
     }
-}
-
-fn read_full(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < buffer.len() {
-        match file.read_at(&mut buffer[len..], at + len as u64) {
-            Ok(0) => break,
-            Ok(more) => len += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(len)
 }
 
 /// The place of one note; free for another when dropped.

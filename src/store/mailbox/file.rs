@@ -1,12 +1,14 @@
 //! Which file a mailbox path names, and whether it is fit to be written to: a regular file with one
 //! name, never reached through a symbolic link; nothing in its place can make a thread hang.
 
+use crate::store::directory::{id, kind};
 use crate::store::mailbox::MailboxError;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use std::fs::{File, Metadata, OpenOptions};
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,37 +48,44 @@ pub(crate) fn open_file(path: &Path, create: bool) -> Result<Option<Open>, Mailb
             });
         }
     };
-    let found = file.metadata()?;
+    let found = fstat(&file).map_err(io::Error::from)?;
     refuse_odd(&found)?;
     Ok(Some(Open {
         file: Arc::new(file),
-        id: (found.dev(), found.ino()),
+        id: id(&found),
     }))
 }
 
 /// Anything but a regular file with one name.
-pub(crate) fn refuse_odd(found: &Metadata) -> Result<(), MailboxError> {
-    let kind = found.file_type();
-    let what = if kind.is_file() {
-        match found.nlink() {
+pub(crate) fn refuse_odd(found: &FileStat) -> Result<(), MailboxError> {
+    match oddity(found) {
+        None => Ok(()),
+        Some(what) => Err(MailboxError::NotAFile(what)),
+    }
+}
+
+/// What something in a mailbox's place is, if no mail may be appended to it.
+pub(crate) fn oddity(found: &FileStat) -> Option<String> {
+    let what = match kind(found) {
+        SFlag::S_IFREG => match found.st_nlink {
             // None: it was removed, which the path will tell.
-            0 | 1 => return Ok(()),
-            names => {
-                return Err(MailboxError::NotAFile(format!(
-                    "a file with {names} hard links"
-                )));
-            }
-        }
-    } else if kind.is_symlink() {
-        "a symbolic link"
-    } else if kind.is_dir() {
-        "a directory"
-    } else if kind.is_fifo() {
-        "a FIFO"
-    } else {
-        "a socket or a device"
+            0 | 1 => return None,
+            names => return Some(format!("a file with {names} hard links")),
+        },
+        SFlag::S_IFLNK => "a symbolic link",
+        SFlag::S_IFDIR => "a directory",
+        SFlag::S_IFIFO => "a FIFO",
+        _ => "a socket or a device",
     };
-    Err(MailboxError::NotAFile(what.into()))
+    Some(what.into())
+}
+
+/// The directory that a path's file lies in.
+pub(crate) fn parent(mbox: &Path) -> &Path {
+    match mbox.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// What has to go before the next message: the file's last line may be unended, its last message

@@ -7,13 +7,10 @@
 //! both are let go, and after a pause both are tried anew, so no order of locking elsewhere can
 //! deadlock with this one.
 
+use crate::store::files;
 use crate::store::mailbox::MailboxError;
 use crate::store::mailbox::dotlock::{Dotlock, Try};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,9 +60,7 @@ impl Drop for Held {
             // If it can't be removed now it will be stale: it holds our id and we don't hold it.
             let _ = fs::remove_file(path);
         }
-        // Closing the descriptor would end it as well; unlocking cannot fail for a reason that we
-        // could mend.
-        let _ = set_lock(&self.file, libc::F_UNLCK);
+        files::unlock(&self.file);
     }
 }
 
@@ -76,7 +71,7 @@ pub(crate) fn lock(
     wait: &mut Wait,
 ) -> Result<Held, MailboxError> {
     loop {
-        if set_lock(file, libc::F_WRLCK)? {
+        if files::try_lock(file)? {
             let mut held = Held {
                 file: Arc::clone(file),
                 dotlock: None,
@@ -91,25 +86,6 @@ pub(crate) fn lock(
             }
         }
         wait.pause()?;
-    }
-}
-
-/// Sets or lifts the lock of the whole file, now or never: false if somebody else holds it.
-fn set_lock(file: &File, kind: libc::c_int) -> io::Result<bool> {
-    let lock = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    loop {
-        match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
-            Ok(_) => return Ok(true),
-            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 
@@ -131,14 +107,14 @@ mod tests {
                 &mut Wait::new(patience),
             )
         };
-        assert!(set_lock(&other, libc::F_WRLCK).unwrap());
+        assert!(files::try_lock(&other).unwrap());
         assert!(matches!(
             hold(Duration::from_millis(20)),
             Err(MailboxError::Busy)
         ));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| hold(Duration::from_secs(60)));
-            assert!(set_lock(&other, libc::F_UNLCK).unwrap());
+            files::unlock(&other);
             waiting.join().unwrap().unwrap();
         });
     }

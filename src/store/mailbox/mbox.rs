@@ -6,17 +6,19 @@
 //! name, is anything written.
 
 use crate::message::escape::Escaped;
+use crate::store::directory::id;
 use crate::store::mailbox::appending::{Note, Notes, Slot};
 use crate::store::mailbox::dotlock::{Dotlock, PidFile};
 use crate::store::mailbox::file::{Open, missing_end, open_file, refuse_odd, sync_directory};
 use crate::store::mailbox::gather;
 use crate::store::mailbox::lock::{Held, Wait, lock};
 use crate::store::mailbox::{MailboxError, MailboxMessage, Stats};
+use nix::errno::Errno;
+use nix::sys::stat::lstat;
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -258,16 +260,16 @@ impl Mbox {
             let locked = lock(&mut state.dotlock, &open.file, &mut wait);
             self.keep_open(state, open.clone());
             let held = locked?;
-            let found = match fs::symlink_metadata(&self.path) {
+            let found = match lstat(&self.path) {
                 Ok(found) => found,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Errno::ENOENT) => {
                     state.open = None;
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(io::Error::from(error).into()),
             };
             refuse_odd(&found)?;
-            if (found.dev(), found.ino()) != open.id {
+            if id(&found) != open.id {
                 state.open = None;
                 continue;
             }
@@ -275,7 +277,7 @@ impl Mbox {
                 sync_directory(self.path.parent().unwrap_or(Path::new("/")))?;
                 state.named = Some(open.id);
             }
-            return Ok((held, open, found.len()));
+            return Ok((held, open, found.st_size.cast_unsigned()));
         }
         Err(MailboxError::Busy)
     }

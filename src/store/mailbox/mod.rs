@@ -27,6 +27,7 @@
 //! (`commit.rs`); different mailboxes know nothing of each other.
 
 mod appending;
+mod check;
 mod dotlock;
 mod file;
 mod gather;
@@ -36,18 +37,19 @@ mod quote;
 
 use crate::message::Body;
 use crate::message::escape::Escaped;
+use crate::store::directory;
 use crate::store::group_commit::{Abandoned, Commit};
 use crate::store::mailbox::appending::Notes;
+pub use crate::store::mailbox::check::{Finding, Identity, check};
 use crate::store::mailbox::dotlock::PidFile;
-use crate::store::mailbox::file::sync_directory;
+use crate::store::mailbox::file::parent;
 use crate::store::mailbox::lock::PATIENCE;
 use crate::store::mailbox::mbox::{Mbox, Shared};
 use nix::errno::Errno;
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -183,7 +185,7 @@ impl Mailboxes {
     /// A directory can't be made, or is something else.
     pub fn prepare(&self, mbox: &Path) -> io::Result<()> {
         self.forget(mbox);
-        make_directory(parent(mbox))
+        directory::make(parent(mbox), None)
     }
 
     /// Returns once the copy is on stable storage. Threads that deliver to one mailbox at the same
@@ -262,26 +264,5 @@ impl Mailboxes {
         {
             by_path.remove(mbox);
         }
-    }
-}
-
-fn parent(mbox: &Path) -> &Path {
-    match mbox.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
-}
-
-fn make_directory(directory: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(directory) {
-        Ok(()) => sync_directory(parent(directory)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && parent(directory) != directory => {
-            make_directory(parent(directory))?;
-            make_directory(directory)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
-        // On a file system that is read only, or where we may not write, one that is there will do.
-        Err(_) if directory.is_dir() => Ok(()),
-        Err(error) => Err(error),
     }
 }

@@ -7,15 +7,16 @@ use crate::message::Id;
 use crate::store::group_commit::{Abandoned, Commit};
 use crate::store::spool::SpoolError;
 use crate::store::spool::spare::Spares;
+use crate::store::{directory, files};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, renameat};
+use nix::fcntl::{AtFlags, OFlag, renameat};
 use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -183,7 +184,7 @@ impl Folder {
     /// Moves a damaged file to `corrupt/` under its name, with a number if that is taken.
     pub(crate) fn set_aside(&self, id: Id) -> io::Result<PathBuf> {
         let corrupt = self.path.join("corrupt");
-        make_folder(&corrupt)?;
+        directory::make(&corrupt, None)?;
         let name = id.to_string();
         let mut to = corrupt.join(&name);
         for n in 1u32.. {
@@ -240,22 +241,6 @@ fn outcomes(synced: io::Result<()>, failed: &AtomicU64, waiting: &[Before]) -> V
     waiting.iter().map(one).collect()
 }
 
-/// Makes a folder and its parents, 0700, each name synced.
-pub(crate) fn make_folder(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let parent = dir.parent().unwrap_or(Path::new("/"));
-    if parent != dir {
-        make_folder(parent)?;
-    }
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        Err(e) => Err(e),
-        Ok(()) => File::open(parent)?.sync_all(),
-    }
-}
-
 /// An OFD write lock on `lock`, which then holds our process id. The file itself always stays: to remove
 /// it would let a third daemon lock another one.
 pub(crate) fn lock(dir: &Path) -> Result<File, SpoolError> {
@@ -265,24 +250,13 @@ pub(crate) fn lock(dir: &Path) -> Result<File, SpoolError> {
     options.read(true).write(true).create(true).truncate(false);
     options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
     let mut file = options.open(&path).map_err(there)?;
-    let whole = nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as nix::libc::c_short,
-        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
-        Ok(_) => {}
-        Err(Errno::EAGAIN | Errno::EACCES) => {
-            let mut holder = String::new();
-            let _ = (&file).take(20).read_to_string(&mut holder);
-            let holder = Some(holder.trim())
-                .filter(|s| s.parse::<u32>().is_ok())
-                .unwrap_or("?");
-            return Err(SpoolError::InUse(dir.to_owned(), holder.to_owned()));
-        }
-        Err(errno) => return Err(there(errno.into())),
+    if !files::try_lock(&file).map_err(there)? {
+        let mut holder = String::new();
+        let _ = (&file).take(20).read_to_string(&mut holder);
+        let holder = Some(holder.trim())
+            .filter(|s| s.parse::<u32>().is_ok())
+            .unwrap_or("?");
+        return Err(SpoolError::InUse(dir.to_owned(), holder.to_owned()));
     }
     file.set_len(0)
         .and_then(|()| file.rewind())

@@ -35,15 +35,17 @@ mod table;
 
 use crate::message::{Body, Id};
 use crate::smtp::address::ReversePath;
+use crate::store::directory;
+use crate::store::files::write_all;
 use crate::store::writeback::Ahead;
-use folder::{Folder, Name, lock, make_folder};
+use folder::{Folder, Name, lock};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use spare::Spare;
 use std::fs::File;
-use std::io::{self, IoSlice, Seek, Write};
+use std::io::{self, IoSlice, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -102,7 +104,7 @@ impl Spool {
     pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
         let dir = std::path::absolute(dir).map_err(|e| SpoolError::Io(dir.into(), e))?;
         let here = |e| SpoolError::Io(dir.clone(), e);
-        make_folder(&dir).map_err(here)?;
+        directory::make(&dir, None).map_err(here)?;
         let folder = Arc::new(Folder::open(&dir).map_err(here)?);
         let lock = lock(&dir)?;
         folder.remove_unfinished().map_err(here)?;
@@ -249,9 +251,7 @@ impl<'a> Draft<'a> {
             Draft { file, len, undo }
         };
         if let Some((Spare { file, name }, left)) = folder.spares.take(folder, len) {
-            let mut draft = of(file, left, name);
-            draft.file.rewind()?;
-            return Ok(draft);
+            return Ok(of(file, left, name));
         }
         let name = format!("{id}.new");
         let flags =
@@ -307,26 +307,13 @@ impl Drop for Spool {
 fn write_message(file: &mut File, envelope: &[u8], entry: &NewEntry<'_>) -> io::Result<()> {
     let (in_file, in_memory) = (entry.body.in_file(), entry.body.in_memory());
     let head = [IoSlice::new(envelope), IoSlice::new(entry.heading)];
-    match in_file {
-        None => write_all(file, &mut [head[0], head[1], IoSlice::new(in_memory)]),
-        Some((source, offset, len)) => {
-            write_all(file, &mut { head })?;
-            let at = (envelope.len() + entry.heading.len()) as u64;
-            Ahead::new(file, at).send(at, source, offset, len).1?;
-            write_all(file, &mut [IoSlice::new(in_memory)])
-        }
-    }
-}
-
-fn write_all(file: &mut File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-    IoSlice::advance_slices(&mut parts, 0);
-    while !parts.is_empty() {
-        match file.write_vectored(parts) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut parts, n),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
+    let Some((source, offset, len)) = in_file else {
+        write_all(file, 0, &mut [head[0], head[1], IoSlice::new(in_memory)])?;
+        return Ok(());
+    };
+    let at = write_all(file, 0, &mut { head })?;
+    file.seek(SeekFrom::Start(at))?;
+    Ahead::new(file, at).send(at, source, offset, len).1?;
+    write_all(file, at + len, &mut [IoSlice::new(in_memory)])?;
     Ok(())
 }

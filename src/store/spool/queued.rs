@@ -12,6 +12,7 @@ use super::format::{self, Envelope, Fault, Origin};
 use super::spare::Spare;
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::store::files::read_full;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -314,16 +315,9 @@ pub(crate) fn read_envelope(
 
 /// Extends `head` to `want` octets of the file; false if the file ends before.
 fn read_up_to(file: &File, head: &mut Vec<u8>, want: usize) -> io::Result<bool> {
-    let mut filled = head.len();
+    let filled = head.len();
     head.resize(want, 0);
-    while filled < want {
-        match file.read_at(&mut head[filled..], filled as u64) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    head.truncate(filled);
-    Ok(filled == want)
+    let more = read_full(file, filled as u64, &mut head[filled..])?;
+    head.truncate(filled + more);
+    Ok(filled + more == want)
 }

@@ -10,7 +10,7 @@
 
 use super::folder::Folder;
 use super::queued::FIRST_READ;
-use crate::daemon::system::files_to_keep;
+use crate::store::files::files_to_keep;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io;
