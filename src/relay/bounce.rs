@@ -180,9 +180,10 @@ fn status(report: &Report<'_>) -> String {
     text
 }
 
-/// `550 5.1.1 No such user`, from `HOST[ip]:port said: 550 5.1.1 No such user`.
+/// `550 5.1.1 No such user`, from `HOST[ip]:port said at RCPT: 550 5.1.1 No such user`.
 fn refusal(failure: &Failure) -> Option<&str> {
-    let (_, said) = failure.diagnostic.split_once(" said: ")?;
+    let (_, said) = failure.diagnostic.split_once(" said")?;
+    let (_, said) = said.split_once(": ")?;
     let code = said.get(..3)?;
     let is_code = code.bytes().all(|octet| octet.is_ascii_digit());
     (is_code && matches!(said.as_bytes().get(3), None | Some(b' '))).then_some(said)

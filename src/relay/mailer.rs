@@ -33,8 +33,6 @@ use std::io;
 use std::net::ToSocketAddrs;
 use std::time::Duration;
 
-/// Recipients in one transaction: what every receiver must take (RFC 788 section 4.5.3).
-const RECIPIENTS_A_TRANSACTION: usize = 100;
 /// What [`Mailer::timeout`] is kept within.
 const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(86_400));
 
@@ -131,9 +129,7 @@ impl Mailer {
         for target in targets {
             match Connection::open(target, &self.helo, self.timeout) {
                 Ok(mut connection) => {
-                    let parts = to.chunks(RECIPIENTS_A_TRANSACTION);
-                    let fates = parts.flat_map(|part| connection.send(from, part, body));
-                    let fates = fates.collect();
+                    let fates = connection.send(from, to, body);
                     connection.quit();
                     return fates;
                 }

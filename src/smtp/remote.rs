@@ -40,11 +40,13 @@ impl fmt::Display for RemoteReply {
     }
 }
 
-/// Reads replies incrementally; any split of the input gives the same. Lenient: LF alone ends a line,
-/// `250` needs no text, and lines may disagree on the code. Bounded: some 50 KiB.
+/// Reads replies incrementally; any split of the input gives the same. Lenient: LF alone ends a line, empty
+/// lines before a reply are passed over, `250` needs no text, a tab may follow it, and lines may disagree on the code. Bounded: some 50 KiB.
 #[derive(Debug, Default)]
 pub struct ReplyReader {
     line: Vec<u8>,
+    /// Lines read, empty ones before the reply too.
+    count: usize,
     lines: Vec<String>,
 }
 
@@ -82,6 +84,7 @@ impl ReplyReader {
                 used += 1;
                 if let Some(code) = self.take_line()? {
                     let lines = std::mem::take(&mut self.lines);
+                    self.count = 0;
                     return Ok((used, Some(RemoteReply { code, lines })));
                 }
             }
@@ -91,14 +94,19 @@ impl ReplyReader {
 
     /// Keeps a whole line; the code if it is the reply's last.
     fn take_line(&mut self) -> Result<Option<u16>, ReplyError> {
-        if self.lines.len() == REMOTE_LINES_MAX {
+        if self.count == REMOTE_LINES_MAX {
             return Err(ReplyError::TooManyLines);
         }
+        self.count += 1;
         let line = self.line.trim_ascii_end();
+        if line.is_empty() && self.lines.is_empty() {
+            self.line.clear();
+            return Ok(None);
+        }
         let (code, rest) = line.split_at_checked(3).ok_or(ReplyError::Malformed)?;
         let (more, text) = match rest.split_first() {
             None => (false, rest),
-            Some((b' ', text)) => (false, text),
+            Some((b' ' | b'\t', text)) => (false, text),
             Some((b'-', text)) => (true, text),
             Some(_) => return Err(ReplyError::Malformed),
         };
@@ -137,8 +145,11 @@ mod tests {
             ("599 x\r\n", Ok("599 x")),
             ("250 \u{fc}\u{7}\tx\r\n", Ok("250 ??? x")),
             ("250 OK\r\r\n", Ok("250 OK")),
+            ("250\tOK\tthen\r\n", Ok("250 OK then")),
+            ("\r\n250 OK\r\n", Ok("250 OK")),
+            ("\n \r\n\t\n250-a\r\n250 b\r\n", Ok("250 a / b")),
             // bad
-            ("\r\n", Err(Malformed)),
+            ("250-a\r\n\r\n250 b\r\n", Err(Malformed)),
             ("OK\r\n", Err(Malformed)),
             ("25\r\n", Err(Malformed)),
             ("2500 OK\r\n", Err(Malformed)),
@@ -153,6 +164,8 @@ mod tests {
             (&long(2048), Err(LineTooLong)),
             (&many(100), Ok(hundred.as_str())),
             (&many(101), Err(TooManyLines)),
+            (&("\r\n".repeat(99) + "250 OK\r\n"), Ok("250 OK")),
+            (&("\r\n".repeat(100) + "250 OK\r\n"), Err(TooManyLines)),
         ] {
             let whole = ReplyReader::default().feed(input.as_bytes());
             let mut bytewise = Ok((0, None));

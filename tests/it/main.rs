@@ -46,7 +46,8 @@ mod relay {
     mod mx; // where a domain's mail goes
     mod notice; // reports of undeliverable mail
     mod sender; // the client of the next hop
-    mod sender_faults; // the client against a next hop that misbehaves at each step
+    mod sender_faults;
+    mod too_many; // a next hop that takes only so many recipients at a time // the client against a next hop that misbehaves at each step
 }
 
 /// Mail goes out: the whole daemon, real DNS, next hops that fail.

@@ -121,7 +121,7 @@ fn what_was_put_off_goes_out_by_itself() {
     assert!(
         daemon
             .wait_for("deferred id=")
-            .contains("said: 451 try again")
+            .contains("said at RCPT: 451 try again")
     );
     daemon.wait_for_count("deferred id=", 2);
     hop.script([]);

@@ -120,7 +120,10 @@ fn the_table_is_the_same_with_and_without_a_daemon() {
             (4..=5).contains(&minutes.parse::<u32>().unwrap()),
             "{table}"
         );
-        assert!(row[6].ends_with(" said: 452 4.2.2 mailbox full"), "{table}");
+        assert!(
+            row[6].ends_with(" said at RCPT: 452 4.2.2 mailbox full"),
+            "{table}"
+        );
         assert_eq!(lines[2], "1 message, 1 recipient waiting");
     };
     check(&queue(&daemon.folder));

@@ -22,7 +22,7 @@ fn what_was_decided_stays_decided() {
     let fates = send(&mut connection, &["a", "b", "c", "d"], b"x\n");
     assert_eq!(
         told(&fates, &hop),
-        "never later later later: connection to MX failed: closed by the other side (at RCPT)"
+        "never later later later: connection to MX failed at RCPT: closed by the other side"
     );
     // Nothing more is tried on a lost connection.
     let fates = send(&mut connection, &["a"], b"x\n");
@@ -38,7 +38,10 @@ fn several_messages_over_one_connection() {
     let hop = Hop::scripted(refused);
     let mut connection = open(&hop, PATIENT);
     let fates = send(&mut connection, &["a", "b"], b"never sent\n");
-    assert_eq!(told(&fates, &hop), "never later: MX said: 450 later");
+    assert_eq!(
+        told(&fates, &hop),
+        "never later: MX said at RCPT: 450 later"
+    );
     hop.script([]);
     for content in [&b"one\n"[..], b"two\n", b""] {
         let fates = send(&mut connection, &["a"], content);
@@ -71,7 +74,7 @@ fn a_refused_reset_says_nothing_of_the_next_message() {
     let mut connection = open(&hop, PATIENT);
     send(&mut connection, &["a"], b"x\n");
     let fates = send(&mut connection, &["a"], b"x\n");
-    assert_eq!(told(&fates, &hop), "later: MX said: 550 no");
+    assert_eq!(told(&fates, &hop), "later: MX said at RSET: 550 no");
     assert!(!connection.is_usable());
 }
 
@@ -170,7 +173,7 @@ fn another_thread_can_cut_the_connection() {
     });
     assert_eq!(
         told(&fates, &hop),
-        "later: connection to MX failed: interrupted by our own stop (at RCPT)"
+        "later: connection to MX failed at RCPT: interrupted by our own stop"
     );
     drop(connection);
     assert!(
