@@ -81,6 +81,21 @@ impl Log {
     }
 }
 
+/// The program, without arguments.
+pub fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_smtpd788"))
+}
+
+/// The command of a daemon with the files that are in `folder`.
+pub fn command(folder: &Folder, rust_log: &str) -> Command {
+    let mut command = program();
+    command
+        .args(["mail.conf", "user.conf"])
+        .current_dir(folder.path())
+        .env("RUST_LOG", rust_log);
+    command
+}
+
 /// A running daemon.
 pub struct Daemon {
     pub folder: Arc<Folder>,
@@ -125,19 +140,26 @@ impl Setup {
         self
     }
 
-    pub fn write(&self) -> [PathBuf; 2] {
+    pub fn write(&self) {
         let dir = self.folder.path();
         let fill = |text: &str| text.replace("{dir}", dir.to_str().unwrap());
-        let files = [dir.join("mail.conf"), dir.join("user.conf")];
-        fs::write(&files[0], fill(&self.mail)).unwrap();
-        fs::write(&files[1], fill(&self.users)).unwrap();
-        files
+        fs::write(dir.join("mail.conf"), fill(&self.mail)).unwrap();
+        fs::write(dir.join("user.conf"), fill(&self.users)).unwrap();
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd788"));
+        self.write();
+        command(&self.folder, self.rust_log)
+    }
+
+    /// The same, begun by another program with `words`, which end where the command is to follow.
+    pub fn command_after(&self, words: &[&str]) -> Command {
+        let plain = self.command();
+        let mut command = Command::new(words[0]);
         command
-            .args(self.write())
+            .args(&words[1..])
+            .arg(plain.get_program())
+            .args(plain.get_args())
             .current_dir(self.folder.path())
             .env("RUST_LOG", self.rust_log);
         command
@@ -151,22 +173,36 @@ impl Setup {
 
 impl Daemon {
     /// Starts `command` and waits until it listens.
-    pub fn run(mut command: Command, folder: Arc<Folder>) -> Daemon {
+    pub fn run(command: Command, folder: Arc<Folder>) -> Daemon {
+        let mut daemon = Daemon::launch(command, folder);
+        if let Err(status) = daemon.wait_until_it_listens() {
+            panic!("the daemon ended with {status}: {:?}", daemon.log());
+        }
+        daemon
+    }
+
+    /// Starts `command`, which may end before it listens.
+    pub fn launch(mut command: Command, folder: Arc<Folder>) -> Daemon {
         let file = tempfile::tempfile().unwrap();
         command.stdout(file.try_clone().unwrap());
         let child = command.spawn().unwrap();
         let seen = Mutex::default();
         let log = Log { file, seen };
-        let mut daemon = Daemon { folder, child, log };
+        Daemon { folder, child, log }
+    }
+
+    /// # Errors
+    /// The status of a daemon that has ended instead.
+    pub fn wait_until_it_listens(&mut self) -> Result<(), ExitStatus> {
         let deadline = Instant::now() + PATIENCE;
-        while daemon.matching("listening on ").is_empty() {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("the daemon ended with {status}: {:?}", daemon.log());
+        while self.matching("listening on ").is_empty() {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Err(status);
             }
             assert!(Instant::now() < deadline, "the daemon does not listen");
             thread::sleep(Duration::from_millis(1));
         }
-        daemon
+        Ok(())
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -241,14 +277,12 @@ impl Daemon {
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + 2 * PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the daemon does not end");
-            thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the daemon has ended", || self.has_ended());
+        self.child.wait().unwrap()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// SIGTERM, and the status.

@@ -39,6 +39,8 @@ pub enum Act {
     Reset,
     /// Neither reads nor writes until the other side hangs up.
     Hang,
+    /// Nothing until the test scripts something else for this step, or nothing; then does that.
+    Wait,
     /// The same octets for ever.
     Flood(&'static str),
     /// One octet every 20 ms, for ever.
@@ -57,6 +59,12 @@ pub struct Told {
     pub ended: bool,
 }
 
+/// An address of 127.0.0.1 where nobody listens.
+pub fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
 /// The hop; stops when dropped.
 pub struct Hop {
     addr: SocketAddr,
@@ -65,7 +73,10 @@ pub struct Hop {
 }
 
 struct Shared {
+    /// What is noted of mail data.
+    digest: fn(Vec<u8>) -> Vec<u8>,
     script: Mutex<HashMap<Step, Act>>,
+    rescripted: Condvar,
     told: Mutex<Vec<Told>>,
     changed: Condvar,
     stopping: AtomicBool,
@@ -82,10 +93,25 @@ impl Hop {
     }
 
     pub fn bind(addr: SocketAddr, script: impl IntoIterator<Item = (Step, Act)>) -> Hop {
+        Hop::start(addr, script, |data| data)
+    }
+
+    /// A good one that notes only the `digest` of mail data, before it answers the dot.
+    pub fn digesting(addr: SocketAddr, digest: fn(Vec<u8>) -> Vec<u8>) -> Hop {
+        Hop::start(addr, [], digest)
+    }
+
+    fn start(
+        addr: SocketAddr,
+        script: impl IntoIterator<Item = (Step, Act)>,
+        digest: fn(Vec<u8>) -> Vec<u8>,
+    ) -> Hop {
         let listener = TcpListener::bind(addr).unwrap();
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
+            digest,
             script: Mutex::new(script.into_iter().collect()),
+            rescripted: Condvar::new(),
             told: Mutex::default(),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
@@ -108,6 +134,7 @@ impl Hop {
     /// From now on.
     pub fn script(&self, script: impl IntoIterator<Item = (Step, Act)>) {
         *lock(&self.shared.script) = script.into_iter().collect();
+        self.shared.rescripted.notify_all();
     }
 
     /// What each connection has told so far, in the order of their beginnings.
@@ -132,6 +159,7 @@ impl Hop {
 impl Drop for Hop {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
+        self.script([]);
         let _ = TcpStream::connect(self.addr);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
@@ -153,6 +181,7 @@ impl Shared {
             let number = {
                 let mut told = lock(&self.told);
                 told.push(Told::default());
+                self.changed.notify_all();
                 told.len() - 1
             };
             let shared = self.clone();
@@ -225,12 +254,13 @@ impl Visit<'_> {
     fn line(&mut self) -> Result<String, Over> {
         let mut line = Vec::new();
         match self.input.read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => Err(Over),
-            Ok(_) => {
+            Ok(_) if line.ends_with(b"\n") => {
                 assert!(line.ends_with(b"\r\n"), "{line:?}");
                 line.truncate(line.len() - 2);
                 Ok(String::from_utf8(line).unwrap())
             }
+            // It hung up, perhaps in the middle of a line.
+            Ok(_) | Err(_) => Err(Over),
         }
     }
 
@@ -243,17 +273,29 @@ impl Visit<'_> {
             let before = data.len();
             let _ = self.input.read_until(b'\n', &mut data);
             if data.len() == before {
-                self.shared.note(self.number, |told| told.data.push(data));
+                self.note_data(data);
                 return Err(Over);
             }
         }
-        self.shared.note(self.number, |told| told.data.push(data));
+        self.note_data(data);
         Ok(())
     }
 
+    fn note_data(&self, data: Vec<u8>) {
+        let data = (self.shared.digest)(data);
+        self.shared.note(self.number, |told| told.data.push(data));
+    }
+
     fn act(&mut self, step: Step, good: &'static str) -> Result<(), Over> {
-        let act = lock(&self.shared.script).get(&step).copied();
+        let waits = |script: &mut HashMap<Step, Act>| matches!(script.get(&step), Some(Act::Wait));
+        let script = lock(&self.shared.script);
+        let script = self.shared.rescripted.wait_while(script, waits);
+        let act = script
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&step)
+            .copied();
         match act.unwrap_or(Act::Say(good)) {
+            Act::Wait => unreachable!("waited for"),
             Act::Say(text) => self.say(text),
             Act::Nothing => Ok(()),
             Act::SayAndClose(text) => {

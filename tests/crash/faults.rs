@@ -101,7 +101,7 @@ pub fn begin(client: &mut Client, to: &str) {
 /// Sends letter `id`; the code of the answer.
 pub fn send(client: &mut Client, to: &str, id: u64, size: usize) -> String {
     begin(client, to);
-    client.send(letter::wire(&letter::letter(id, size)));
+    client.send(letter::wire(id, size));
     client.send(".\r\n");
     client.reply()[..3].to_owned()
 }

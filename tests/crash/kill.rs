@@ -2,19 +2,17 @@
 //!
 //! A start after a kill that is itself killed (recovery interrupted) is among them. Each kill is one point.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::daemon::{Daemon, Folder, Setup, wait_until};
-use crate::ledger::Ledger;
+use crate::daemon::{Daemon, Folder, Setup};
+use crate::hop::Hop;
+use crate::ledger::{self, Ledger};
 use crate::load::{self, Dice};
-use crate::sink::Sink;
 use crate::{full, strace};
 
 const CLIENTS: u64 = 6;
@@ -22,7 +20,7 @@ const CLIENTS: u64 = 6;
 /// A folder through many lives of its daemon.
 struct Field {
     folder: Arc<Folder>,
-    sink: Sink,
+    hop: Hop,
     ledger: Mutex<Ledger>,
     dice: Dice,
     twice: usize,
@@ -32,7 +30,7 @@ impl Field {
     fn new(seed: u64) -> Field {
         Field {
             folder: Arc::new(Folder::new()),
-            sink: Sink::start(),
+            hop: ledger::next_hop(),
             ledger: Mutex::default(),
             dice: Dice(seed | 1),
             twice: 0,
@@ -40,7 +38,7 @@ impl Field {
     }
 
     fn setup(&self) -> Setup {
-        let port = self.sink.addr.port();
+        let port = self.hop.addr().port();
         let mut setup = Setup::with(&format!("RELAY_PORT = {port}\nNAMESERVER = 127.0.0.1:9\n"));
         setup.folder = Arc::clone(&self.folder);
         setup.rust_log = "warn,smtpd788::receive=info,smtpd788::store=info";
@@ -69,34 +67,32 @@ impl Field {
         assert!(status.success(), "{status}: {log:?}");
         let mut ledger = self.ledger.lock().unwrap();
         ledger.cuts += cuts;
-        let copies = ledger.audit(self.folder.path(), &self.sink, exactly_once);
+        let copies = ledger.audit(self.folder.path(), &self.hop, exactly_once);
         self.twice = self.twice.max(copies);
     }
 
     /// Under strace with `inject`, until it kills the daemon (at its start, or loaded). False: it never did.
     fn killed_at(&mut self, inject: &str) -> bool {
-        let mut child = Started::begin(strace::under(&self.setup(), inject));
-        if let Some(addr) = child.addr {
-            let process = &mut child.process;
-            self.load(addr, |_| {
-                let deadline = Instant::now() + Duration::from_secs(4);
-                while process.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_secs(4);
+        let command = strace::under(&self.setup(), inject);
+        let mut daemon = Daemon::launch(command, Arc::clone(&self.folder));
+        if daemon.wait_until_it_listens().is_ok() {
+            self.load(daemon.addr(), |_| {
+                while !daemon.has_ended() && Instant::now() < deadline {
                     thread::sleep(Duration::from_millis(2));
                 }
-                if process.try_wait().unwrap().is_none() {
-                    strace::end(process);
+                if !daemon.has_ended() {
+                    strace::end(&mut daemon.child);
                 }
             });
         }
-        wait_until("the daemon has ended", || {
-            child.process.try_wait().unwrap().is_some()
-        });
-        let status = child.process.wait().unwrap();
+        let status = daemon.wait();
         assert!(
             status.signal().is_some() || status.code() == Some(137),
             "{inject}: ended with {status}"
         );
-        !child.timed_out()
+        Instant::now() < deadline
     }
 
     fn report(&self, what: &str) {
@@ -110,41 +106,6 @@ impl Field {
     }
 }
 
-/// A daemon that may die before it listens.
-struct Started {
-    process: Child,
-    addr: Option<SocketAddr>,
-    begun: Instant,
-}
-
-impl Started {
-    fn begin(mut command: Command) -> Started {
-        let mut process = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("strace");
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let mut listening = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .skip_while(|line| !line.contains("listening on "));
-        let addr = listening
-            .next()
-            .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap());
-        thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Started {
-            process,
-            addr,
-            begun: Instant::now(),
-        }
-    }
-
-    fn timed_out(&self) -> bool {
-        self.begun.elapsed() > Duration::from_secs(4)
-    }
-}
-
 #[test]
 fn at_random_moments_nothing_promised_is_lost_and_nothing_torn() {
     let points = if full() { 200 } else { 30 };
@@ -154,7 +115,7 @@ fn at_random_moments_nothing_promised_is_lost_and_nothing_torn() {
         let addr = daemon.addr();
         let mut daemon = Some(daemon);
         field.load(addr, |dice| {
-            thread::sleep(Duration::from_millis(5 + dice.below(400)));
+            thread::sleep(Duration::from_millis(5 + dice.below(300)));
             daemon.take().map(Daemon::kill);
         });
         field.audit(false);

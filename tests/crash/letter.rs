@@ -1,116 +1,186 @@
-//! Messages that carry a checksum of themselves: made, sent, and known again wherever they turn up.
+//! Messages that are known again, octet by octet, wherever they turn up: in a mailbox, in the spool, at the next hop.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::LazyLock;
 
 /// The largest body.
 pub const LARGEST: usize = 8 << 20;
+/// A letter's body begins at a line below this: letters that follow each other have nothing in the same place.
+const STARTS: usize = 4096;
 
-/// Text to cut bodies from: lines that need quoting in an mbox, dots that need doubling on the wire.
-static TEXT: LazyLock<String> = LazyLock::new(|| {
-    let lines = "a line of text among others, to be found again as it was, and long enough to be one of few\n\
-        From the first line of a message it looks like\n>From was quoted once\n.\n..\n.dot\n\
-        \n\u{e9}\u{e8} and other octets above 127\n";
-    lines.repeat(LARGEST / lines.len())
+/// A long text to cut bodies from, every line another one.
+static PLAIN: LazyLock<Text> = LazyLock::new(|| {
+    // Lines that need quoting in an mbox, dots that need doubling on the wire, blank ones, octets over 127.
+    const LINES: [&str; 8] = [
+        "a line of text among others, to be found again as it was, and long enough to be one of few",
+        "From the first line of a message it looks like",
+        ">From was quoted once",
+        ".",
+        "..",
+        ".dot",
+        "",
+        "\u{e9}\u{e8} and other octets above 127",
+    ];
+    let (mut text, mut number) = (String::new(), 0);
+    while text.len() < LARGEST + STARTS * 100 {
+        text += &format!("{number}\n");
+        for line in LINES {
+            text += line;
+            text += "\n";
+        }
+        number += 1;
+    }
+    Text::of(text)
 });
 
-/// A whole message with LF line ends, of about `size` octets.
-pub fn letter(id: u64, size: usize) -> String {
-    let cut = &TEXT.as_bytes()[..size.min(TEXT.len())];
-    let end = cut.iter().rposition(|&octet| octet == b'\n');
-    let body = &TEXT[..end.map_or(0, |end| end + 1)];
-    format!(
-        "X-Id: {id}\nX-Size: {}\nX-Sum: {:016x}\n\n{body}",
-        body.len(),
-        sum(id, body)
-    )
+/// The same lines as they are on the wire.
+static WIRE: LazyLock<Text> = LazyLock::new(|| {
+    PLAIN.changed(|line| {
+        let dot = if line.starts_with('.') { "." } else { "" };
+        format!("{dot}{line}\r\n")
+    })
+});
+
+/// The same lines as they are in an mbox.
+static QUOTED: LazyLock<Text> = LazyLock::new(|| {
+    PLAIN.changed(|line| {
+        let from = line.trim_start_matches('>').starts_with("From ");
+        format!("{}{line}\n", if from { ">" } else { "" })
+    })
+});
+
+struct Text {
+    octets: String,
+    /// Where each line begins, and the end.
+    lines: Vec<usize>,
 }
 
-/// As it goes over the wire, without the final dot.
-pub fn wire(letter: &str) -> Vec<u8> {
-    let mut wire = Vec::with_capacity(letter.len() + letter.len() / 20);
-    for line in letter.split_terminator('\n') {
-        if line.starts_with('.') {
-            wire.push(b'.');
-        }
-        wire.extend_from_slice(line.as_bytes());
-        wire.extend_from_slice(b"\r\n");
+impl Text {
+    fn of(octets: String) -> Text {
+        let ends = octets.match_indices('\n').map(|(at, _)| at + 1);
+        let lines = [0].into_iter().chain(ends).collect();
+        Text { octets, lines }
     }
-    wire
+
+    fn changed(&self, change: impl Fn(&str) -> String) -> Text {
+        Text::of(self.octets.lines().map(change).collect())
+    }
+
+    /// The body of letter `id`; nothing if the text has not so many lines.
+    fn body(&self, id: u64, lines: usize) -> Option<&str> {
+        let first = id as usize % STARTS;
+        let end = *self.lines.get(first.checked_add(lines)?)?;
+        Some(&self.octets[self.lines[first]..end])
+    }
 }
 
-/// The opposite.
-pub fn unwire(wire: &str) -> String {
-    let mut letter = String::with_capacity(wire.len());
-    for line in wire.split_terminator('\n') {
-        let line = line.strip_prefix('.').unwrap_or(line);
-        letter.push_str(line.strip_suffix('\r').unwrap_or(line));
-        letter.push('\n');
-    }
-    letter
+/// A letter of about `size` octets, as it goes over the wire, without the final dot.
+pub fn wire(id: u64, size: usize) -> Vec<u8> {
+    let first = id as usize % STARTS;
+    let end = PLAIN.lines[first] + size.min(LARGEST);
+    let lines = PLAIN.lines.partition_point(|&line| line <= end) - 1 - first;
+    let head = format!("X-Id: {id}\r\nX-Lines: {lines}\r\n\r\n");
+    (head + WIRE.body(id, lines).unwrap()).into_bytes()
+}
+
+/// The id and the body's lines, if `header` is a letter's own.
+fn numbers(header: &str) -> Option<(u64, usize)> {
+    let (id, lines) = header.split_once('\n')?;
+    let id = id.trim_end().strip_prefix("X-Id: ")?.parse().ok()?;
+    let lines = lines.trim().strip_prefix("X-Lines: ")?.parse().ok()?;
+    Some((id, lines))
+}
+
+/// The id of the letter at the start of `text`, and what follows it; the reason if it is not whole.
+fn first<'a>(form: &Text, text: &'a str) -> Result<(u64, &'a str), String> {
+    let blank = ["\n\n", "\r\n\r\n"]
+        .map(|blank| Some(find(text.as_bytes(), blank.as_bytes())? + blank.len()));
+    let body = blank
+        .into_iter()
+        .flatten()
+        .min()
+        .ok_or("torn in its header")?;
+    let (header, body) = text.split_at(body);
+    let (id, lines) = numbers(header).ok_or_else(|| format!("no letter's header: {header:?}"))?;
+    let wanted = form
+        .body(id, lines)
+        .ok_or_else(|| format!("letter {id} has no {lines} lines"))?;
+    let rest = body
+        .strip_prefix(wanted)
+        .ok_or_else(|| format!("letter {id} is not what it was"))?;
+    Ok((id, rest))
 }
 
 /// The id of the letter at the end of `text`, whatever was put on top of it; the reason if it is not whole.
 pub fn known(text: &str) -> Result<u64, String> {
     let start = find(text.as_bytes(), b"X-Id: ").ok_or("no letter of ours")?;
-    let letter = &text[start..];
-    let (head, body) = letter.split_once("\n\n").ok_or("torn in its header")?;
-    let field = |name: &str| {
-        let line = head.lines().find_map(|line| line.strip_prefix(name));
-        line.map(str::to_owned).ok_or(format!("no {name} in it"))
-    };
-    let id: u64 = field("X-Id: ")?.parse().map_err(|_| "a torn id")?;
-    if field("X-Size: ")? != body.len().to_string() {
-        return Err(format!("letter {id} has {} octets: {head}", body.len()));
+    alone(first(&PLAIN, &text[start..])?)
+}
+
+/// The same of what came over the wire, without the final dot.
+pub fn known_on_the_wire(text: &str) -> Result<u64, String> {
+    let start = find(text.as_bytes(), b"X-Id: ").ok_or("no letter of ours")?;
+    alone(first(&WIRE, &text[start..])?)
+}
+
+fn alone((id, rest): (u64, &str)) -> Result<u64, String> {
+    match rest {
+        "" => Ok(id),
+        _ => Err(format!("letter {id} has {} octets more", rest.len())),
     }
-    if field("X-Sum: ")? != format!("{:016x}", sum(id, body)) {
-        return Err(format!("letter {id} is not what it was"));
-    }
-    Ok(id)
 }
 
 /// The letters of an mbox, by an independent reading of the format. Whatever is not a whole letter is an error.
 pub fn letters(mbox: &str) -> Result<Vec<u64>, String> {
-    let mut messages: Vec<String> = Vec::new();
-    for line in mbox.split_inclusive('\n') {
-        if line.starts_with("From ") {
-            messages.push(String::new());
-        }
-        let message = messages.last_mut().ok_or("no From line first")?;
-        let quoted = line.starts_with('>') && line.trim_start_matches('>').starts_with("From ");
-        message.push_str(if quoted { &line[1..] } else { line });
+    let (mut ids, mut rest) = (Vec::new(), mbox);
+    while !rest.is_empty() {
+        let letter = one(rest).map_err(|why| format!("message {}: {why}", ids.len()));
+        let (id, after) = letter?;
+        ids.push(id);
+        rest = after;
     }
-    let one = |(number, message): (usize, &String)| {
-        let whole = message.strip_suffix('\n').ok_or("no line end".to_owned());
-        whole
-            .and_then(known)
-            .map_err(|why| format!("message {number}: {why}"))
-    };
-    messages.iter().enumerate().map(one).collect()
+    Ok(ids)
 }
 
-fn sum(id: u64, body: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u64(id);
-    hasher.write(body.as_bytes());
-    hasher.finish()
+/// The first message of an mbox, and what follows it.
+fn one(mbox: &str) -> Result<(u64, &str), String> {
+    let start = find(mbox.as_bytes(), b"X-Id: ").ok_or("no letter of ours")?;
+    let mut heading = mbox[..start].lines();
+    if !heading.next().is_some_and(|line| line.starts_with("From ")) {
+        return Err("no From line first".to_owned());
+    }
+    let whole = |line: &&str| {
+        let known = ["Return-Path: <", "Received: from ", "\t", " "];
+        known.iter().any(|start| line.starts_with(start)) && !line.contains("From ")
+    };
+    if let Some(line) = heading.find(|line| !whole(line)) {
+        return Err(format!("torn in its heading: {line:?}"));
+    }
+    let (id, rest) = first(&QUOTED, &mbox[start..])?;
+    let rest = rest
+        .strip_prefix('\n')
+        .ok_or(format!("no blank line after letter {id}"))?;
+    Ok((id, rest))
 }
 
 /// Searches the first kilobytes only: what is looked for is in a header.
 pub fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text[..text.len().min(16 << 10)]
-        .windows(what.len())
-        .position(|found| found == what)
+    memchr::memmem::find(&text[..text.len().min(16 << 10)], what)
 }
 
 #[test]
 fn a_letter_is_known_again_and_a_torn_one_is_not() {
-    let letter = letter(7, 100_000);
-    assert_eq!(
-        known(&unwire(std::str::from_utf8(&wire(&letter)).unwrap())),
-        Ok(7)
-    );
+    let sent = String::from_utf8(wire(7, 100_000)).unwrap();
+    assert!((99_000..110_000).contains(&sent.len()), "{}", sent.len());
+    assert_eq!(known_on_the_wire(&sent), Ok(7));
+    assert!(known_on_the_wire(&sent[..sent.len() - 2]).is_err());
+    let plain = |line: &str| line.strip_prefix('.').unwrap_or(line).to_owned() + "\n";
+    let letter: String = sent.lines().map(plain).collect();
+    assert_eq!(known(&letter), Ok(7));
+    assert_eq!(known(&format!("D on top\n{letter}")), Ok(7));
     assert!(known(&letter[..letter.len() - 1]).is_err());
+    assert!(known(&(letter.clone() + "\n")).is_err());
+    let other = letter.replacen("X-Id: 7", "X-Id: 8", 1);
+    assert!(known(&other).is_err(), "the body of another");
     let quote = |line: &str| match line.trim_start_matches('>').starts_with("From ") {
         true => format!(">{line}"),
         false => line.to_owned(),
@@ -118,7 +188,11 @@ fn a_letter_is_known_again_and_a_torn_one_is_not() {
     let quoted: String = letter.split_inclusive('\n').map(quote).collect();
     let mbox = format!("From a@b\nReturn-Path: <a@b>\n{quoted}\n");
     assert_eq!(letters(&mbox.repeat(3)), Ok(vec![7; 3]));
-    for cut in [1, 2, 70, 50_000] {
-        assert!(letters(&mbox[..mbox.len() - cut]).is_err(), "{cut}");
+    for cut in [1, 2, 70, 50_000, quoted.len(), mbox.len() - 12] {
+        let torn = &mbox[..mbox.len() - cut];
+        assert!(letters(torn).is_err(), "{cut}");
+        assert!(letters(&format!("{torn}{mbox}")).is_err(), "{cut}");
+        assert!(letters(&mbox[cut..]).is_err(), "{cut}");
     }
+    assert!(letters(&mbox.replacen(">From the", "From the", 1)).is_err());
 }

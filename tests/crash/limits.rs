@@ -12,14 +12,8 @@ const FAR: &str = "mary@far.test";
 
 /// The daemon as `sh` starts it after `words`, for instance `ulimit -n 40`.
 pub fn started_after(words: &str, setup: Setup) -> Daemon {
-    let plain = setup.command();
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", &format!("{words}; exec \"$0\" \"$@\"")])
-        .arg(plain.get_program())
-        .args(plain.get_args())
-        .current_dir(setup.folder.path())
-        .env("RUST_LOG", setup.rust_log);
+    let script = format!("{words}; exec \"$@\"");
+    let command = setup.command_after(&["sh", "-c", &script, "sh"]);
     Daemon::run(command, setup.folder)
 }
 

@@ -62,7 +62,7 @@ fn send_all(
         let aim = Aim::ALL[dice.below(Aim::ALL.len() as u64) as usize];
         let size = dice.size();
         let id = ledger.lock().unwrap().begin(aim);
-        let wire = letter::wire(&letter::letter(id, size));
+        let wire = letter::wire(id, size);
         let mut commands = "MAIL FROM:<load@client.test>\r\n".to_owned();
         for to in aim.paths() {
             commands.push_str(&format!("RCPT TO:<{to}>\r\n"));

@@ -8,6 +8,8 @@
 
 #[path = "../common/daemon.rs"]
 mod daemon;
+#[path = "../common/hop.rs"]
+mod hop;
 
 mod faults;
 mod kill;
@@ -17,7 +19,6 @@ mod limits;
 mod load;
 mod order;
 mod shortage;
-mod sink;
 mod strace;
 
 /// Whether the full size was asked for.

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use crate::daemon::{Setup, wait_until};
+use crate::daemon::Setup;
 use crate::faults::send;
-use crate::sink::Sink;
+use crate::ledger::{next_hop, taken};
 use crate::strace::Fault;
 
 const CALLS: &str = "write,writev,pwritev,?pwritev2,pwrite64,sendfile,rename,renameat,?renameat2,unlinkat,openat,\
@@ -126,9 +126,9 @@ impl Judge<'_> {
 #[test]
 #[ignore = "needs strace (Debian package strace)"]
 fn a_promise_comes_after_the_syncs_of_what_it_promises() {
-    let sink = Sink::start();
-    let far = format!("mary@[{}]", sink.addr.ip());
-    let daemon = Setup::with(&format!("RELAY_PORT = {}\n", sink.addr.port())).start();
+    let hop = next_hop();
+    let far = format!("mary@[{}]", hop.addr().ip());
+    let daemon = Setup::with(&format!("RELAY_PORT = {}\n", hop.addr().port())).start();
     let mut client = daemon.greeted();
     // The first message makes and opens what is made and opened once.
     assert_eq!(send(&mut client, "john@mail.example", 0, 1000), "250");
@@ -142,9 +142,11 @@ fn a_promise_comes_after_the_syncs_of_what_it_promises() {
         }
     }
     // A worker says QUIT when it has had no mail for a while: then the last removals too are past their syncs.
-    wait_until("every connection to the next hop has ended", || {
-        sink.taken().len() == 3 && sink.connections() == 0
+    hop.wait_until(|told| {
+        let messages: usize = told.iter().map(|told| told.data.len()).sum();
+        messages == 3 && told.iter().all(|told| told.ended)
     });
+    assert_eq!(taken(&hop).len(), 3);
     drop(client);
     drop(trace);
     let list = fs::read_to_string(list).unwrap();

@@ -119,7 +119,7 @@ fn out_of_threads_those_who_are_served_are_served_well() {
             client.command(&format!("RCPT TO:<{to}>"), "250");
         }
         client.command("DATA", "354");
-        client.send(crate::letter::wire(&crate::letter::letter(id, 5_000)));
+        client.send(crate::letter::wire(id, 5_000));
         client.send(".\r\n");
         client.expect("250");
     }

@@ -8,23 +8,11 @@ use crate::daemon::{Daemon, PATIENCE, Setup, wait_until};
 
 /// The command of `setup`, run under strace with one injection that starts with it.
 pub fn under(setup: &Setup, inject: &str) -> Command {
-    let plain = setup.command();
     let calls = inject.split(':').next().unwrap();
-    let mut command = Command::new("strace");
-    command
-        .args(["-f", "-qqq", "-o", "/dev/null"])
-        .args([
-            "-e",
-            &format!("trace={calls}"),
-            "-e",
-            &format!("inject={inject}"),
-            "--",
-        ])
-        .arg(plain.get_program())
-        .args(plain.get_args())
-        .current_dir(plain.get_current_dir().unwrap())
-        .env("RUST_LOG", setup.rust_log);
-    command
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={inject}"));
+    #[rustfmt::skip]
+    let words = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "--"];
+    setup.command_after(&words)
 }
 
 /// A fault in a running daemon; over when dropped.

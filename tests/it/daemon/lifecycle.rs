@@ -1,17 +1,14 @@
 //! Starting, stopping, reloading; what the command line says and with which status it ends.
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
-use crate::common::daemon::{Client, Setup, wait_until};
+use crate::common::daemon::{Client, Setup, command, program, wait_until};
 use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_smtpd788"))
-        .args(arguments)
-        .output()
-        .unwrap()
+    program().args(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -110,10 +107,7 @@ fn sighup_puts_new_users_and_limits_in_force() {
 #[test]
 fn two_daemons_do_not_share_a_spool() {
     let daemon = Setup::default().start();
-    let output = Command::new(env!("CARGO_BIN_EXE_smtpd788"))
-        .args([daemon.path("mail.conf"), daemon.path("user.conf")])
-        .output()
-        .unwrap();
+    let output = command(&daemon.folder, "info").output().unwrap();
     assert_eq!(output.status.code(), Some(71));
     let error = text(&output.stderr);
     assert!(
@@ -217,12 +211,13 @@ fn all_addresses_of_both_families() {
 #[test]
 fn swapped_files_get_a_hint() {
     let setup = Setup::default();
-    let [mail_conf, user_conf] = setup.write();
+    setup.write();
     for options in [&["-t"][..], &[], &["-q"]] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd788"));
+        let mut command = program();
         let output = command
             .args(options)
-            .args([&user_conf, &mail_conf])
+            .args(["user.conf", "mail.conf"])
+            .current_dir(setup.folder.path())
             .output();
         let output = output.unwrap();
         assert_eq!(output.status.code(), Some(78));

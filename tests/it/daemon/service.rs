@@ -58,16 +58,9 @@ fn the_service_is_hardened() {
 
 /// The daemon with `listener` as descriptor 3, as a service manager hands it over.
 fn activated(setup: &Setup, listener: &TcpListener, pid: &str) -> Command {
-    let daemon = setup.command();
     let script = format!("exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID={pid} exec \"$@\"");
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", &script, "sh"])
-        .arg(daemon.get_program())
-        .args(daemon.get_args())
-        .env("RUST_LOG", setup.rust_log)
-        .current_dir(setup.folder.path())
-        .stdin(OwnedFd::from(listener.try_clone().unwrap()));
+    let mut command = setup.command_after(&["sh", "-c", &script, "sh"]);
+    command.stdin(OwnedFd::from(listener.try_clone().unwrap()));
     command
 }
 
@@ -260,7 +253,9 @@ fn only_root_can_become_somebody_else() {
         let nobody = User::from_name("nobody").unwrap().unwrap();
         let (folder, own) = (setup.folder.path(), command.get_program());
         let copy = folder.join("smtpd788");
-        fs::copy(own, &copy).unwrap();
+        // By another process: a file that a child of ours still has open for writing cannot be run.
+        let copied = Command::new("cp").args([own, copy.as_os_str()]).status();
+        assert!(copied.unwrap().success());
         fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
         command = Command::new(copy);
         command.args(["mail.conf", "user.conf"]).current_dir(folder);

@@ -1,7 +1,8 @@
 //! The spool of a real daemon: who may have it, what lies in it, and what people see of it.
 
-use super::world::{command, mx, queue, relaying, restart, taken, wait_for_empty_spool, waiting};
+use super::world::{mx, queue, relaying, restart, taken, wait_for_empty_spool, waiting};
 use crate::common::daemon::Setup;
+use crate::common::daemon::command;
 use crate::common::dns::DnsServer;
 use crate::common::hop::{Act, Hop, Step};
 use nix::sys::signal::Signal::SIGUSR1;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 #[test]
 fn a_second_daemon_is_refused_with_71() {
     let daemon = Setup::default().start();
-    let output = command(&daemon.folder).output().unwrap();
+    let output = command(&daemon.folder, "info").output().unwrap();
     assert_eq!(output.status.code(), Some(71));
     let errors = String::from_utf8_lossy(&output.stderr);
     let holder = format!(

@@ -5,55 +5,27 @@ use crate::common::daemon::{Daemon, wait_until};
 use crate::common::dns::DnsServer;
 use crate::common::hop::{Act, Hop, Step};
 use nix::sys::signal::Signal::SIGTERM;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[test]
 fn a_message_past_data_is_waited_for() {
     let dns = DnsServer::start();
     mx(&dns, "b.example", "127.0.0.1");
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut daemon = relaying(&dns, listener.local_addr().unwrap().port(), "").start();
-    let (at_dot, has_come) = mpsc::channel();
-    let (go_on, may_answer) = mpsc::channel::<()>();
-    let hop = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(b"220 hop\r\n").unwrap();
-        let mut in_data = false;
-        for line in BufReader::new(stream.try_clone().unwrap()).lines() {
-            match line.unwrap().as_str() {
-                "." => {
-                    let _ = at_dot.send(());
-                    // Until the test lets go.
-                    let _ = may_answer.recv();
-                    in_data = false;
-                    stream.write_all(b"250 taken\r\n").unwrap();
-                }
-                _ if in_data => {}
-                "DATA" => {
-                    in_data = true;
-                    stream.write_all(b"354 go on\r\n").unwrap();
-                }
-                _ => stream.write_all(b"250 OK\r\n").unwrap(),
-            }
-        }
-    });
+    let hop = Hop::scripted([(Step::Dot, Act::Wait)]);
+    let mut daemon = relaying(&dns, hop.addr().port(), "").start();
     let mut client = daemon.greeted();
     client.mail("a@b", "x@b.example", "first\r\n");
-    has_come.recv().unwrap();
+    hop.wait_until(|told| told.iter().any(|told| !told.data.is_empty()));
     client.mail("a@b", "y@b.example", "second\r\n");
     daemon.signal(SIGTERM);
     daemon.wait_for(" stopping");
     client.expect("421");
     assert!(daemon.child.try_wait().unwrap().is_none());
-    drop(go_on);
+    hop.script([]);
     assert_eq!(daemon.wait().code(), Some(0));
     daemon.wait_for("relayed id=");
     daemon.wait_for(" stopped");
-    hop.join().unwrap();
     // The other one, if it was not begun before the signal reached the queue, waits for the next start.
     let relayed = daemon.matching("relayed id=").len();
     assert_eq!(waiting(&daemon.folder).len() + relayed, 2);

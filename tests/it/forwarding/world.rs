@@ -1,12 +1,11 @@
 //! Daemons that call out: settings that fit a DNS server and next hops, and a look at the spool.
 
-use crate::common::daemon::{Daemon, Folder, Setup, wait_until};
+use crate::common::daemon::{Daemon, Folder, Setup, command, wait_until};
 use crate::common::dns::DnsServer;
 use crate::common::hop::{Hop, Told};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 
 /// mail.example on a free port, which calls MX hosts on `port`.
@@ -44,21 +43,12 @@ pub fn beside(other: &Hop, ip: &str) -> Hop {
 
 /// The daemon again, with the files that are there.
 pub fn restart(folder: &Arc<Folder>) -> Daemon {
-    Daemon::run(command(folder), Arc::clone(folder))
-}
-
-pub fn command(folder: &Folder) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_smtpd788"));
-    command
-        .args(["mail.conf", "user.conf"])
-        .current_dir(folder.path())
-        .env("RUST_LOG", "info");
-    command
+    Daemon::run(command(folder, "info"), Arc::clone(folder))
 }
 
 /// What `--queue` shows.
 pub fn queue(folder: &Folder) -> String {
-    let output = command(folder).arg("--queue").output().unwrap();
+    let output = command(folder, "info").arg("--queue").output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && errors.is_empty(), "{errors}");
     String::from_utf8(output.stdout).unwrap()

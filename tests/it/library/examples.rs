@@ -1,9 +1,9 @@
 //! The examples, run as the README has them.
 
 use crate::common::daemon::{Client, Folder, Setup, messages, wait_until};
+use crate::common::hop::nobody;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -141,11 +141,7 @@ fn send_sends_files_of_both_line_ends_and_tells_their_fate() {
         "{messages:?}"
     );
     assert!(mbox.ends_with(b"Subject: two\n\n\xff\n\n"));
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let output = send(&[&free.to_string(), "a@b", "c@d", &lf]);
+    let output = send(&[&nobody().to_string(), "a@b", "c@d", &lf]);
     assert_eq!(output.status.code(), Some(75), "{}", text(&output.stderr));
 }
 

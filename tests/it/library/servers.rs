@@ -1,6 +1,7 @@
 //! The library: servers started, asked, stopped and joined by a program of one's own, and the sending side.
 
 use crate::common::dns::DnsServer;
+use crate::common::hop::nobody;
 use smtpd788::handler::{Client, Handler, Refusal, Settings, Verdict};
 use smtpd788::message::Message;
 use smtpd788::send::{self, Fate, Mailer, Resolver};
@@ -214,10 +215,7 @@ fn addresses_that_cannot_be_had() {
 
 #[test]
 fn to_a_host_that_is_not_there() {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = nobody();
     let fates = send(free, &["a", "b"]);
     assert!(
         matches!(&fates[..], [Fate::Later(_), Fate::Later(_)]),

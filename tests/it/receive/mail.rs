@@ -4,9 +4,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::thread;
 
-use crate::common::daemon::{Client, Daemon, Setup, messages, wait_until};
+use crate::common::daemon::{Client, Setup, messages, wait_until};
+use crate::common::hop::nobody;
 
 /// An mbox with its changing parts (date, id, port) replaced by fixed ones.
 fn steady(mbox: &str) -> String {
@@ -306,33 +308,18 @@ fn the_log_has_one_line_an_event_and_nothing_forged() {
     }
 }
 
-fn ended(daemon: &Daemon) -> bool {
-    !daemon.matching("disconnect client=").is_empty()
-}
-
 #[test]
 fn a_log_that_nobody_reads_does_not_stop_the_mail() {
-    // The reader is gone.
-    let setup = Setup::default().rust_log("debug");
-    let mut daemon = setup.start();
-    let folder = std::sync::Arc::clone(&daemon.folder);
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_smtpd788"));
-    daemon.child.kill().unwrap();
-    daemon.wait();
-    let port = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port()
+    let setup = Setup::default().rust_log("trace");
+    let addr = nobody();
+    let port = format!("LISTEN_PORT = {}", addr.port());
+    let setup = Setup {
+        mail: setup.mail.replace("LISTEN_PORT = 0", &port),
+        ..setup
     };
-    let conf = fs::read_to_string(daemon.path("mail.conf")).unwrap();
-    let conf = conf.replace("LISTEN_PORT = 0", &format!("LISTEN_PORT = {port}"));
-    fs::write(daemon.path("mail.conf"), conf).unwrap();
-    command.args([daemon.path("mail.conf"), daemon.path("user.conf")]);
-    command
-        .env("RUST_LOG", "trace")
-        .stdout(std::process::Stdio::piped());
-    let mut child = command.current_dir(folder.path()).spawn().unwrap();
+    let mut command = setup.command();
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let stdout = child.stdout.take().unwrap(); // nobody reads it; at half-time it is closed
-    let addr = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     wait_until("it listens", || TcpStream::connect(addr).is_ok());
     let mut client = Client::connect(addr);
     client.expect("220");
@@ -346,8 +333,8 @@ fn a_log_that_nobody_reads_does_not_stop_the_mail() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(messages(&daemon.read("john/mbox")).len(), 310);
-    assert!(!ended(&daemon));
+    let mbox = fs::read_to_string(setup.folder.path().join("john/mbox"));
+    assert_eq!(messages(&mbox.unwrap()).len(), 310);
 }
 
 /// Lines that leave together are many here: none may be lost while somebody reads.

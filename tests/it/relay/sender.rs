@@ -1,13 +1,12 @@
 //! The forwarding client: what it says, what it tells of it, and how it is stopped. (Faults: `sender_faults.rs`.)
 
-use crate::common::hop::Act::{Close, Hang, Say};
+use crate::common::hop::Act::{Close, Hang, Say, Wait};
 use crate::common::hop::Hop;
-use crate::common::hop::Step::{Data, Mail, Rcpt, Rset};
-use crate::common::sending::{PATIENT, open, paths, send, target, told};
+use crate::common::hop::Step::{Data, Dot, Mail, Rcpt, Rset};
+use crate::common::sending::{PATIENT, open, paths, send, told};
 use smtpd788::message::{Body, BodyWriter};
 use smtpd788::relay::client::{Connection, Fate, Target};
 use std::io::Write;
-use std::net::TcpListener;
 use std::thread;
 
 #[test]
@@ -184,47 +183,20 @@ fn another_thread_can_cut_the_connection() {
 
 #[test]
 fn nobody_cuts_it_between_354_and_the_last_reply() {
-    // The hop answers the dot only when the test lets it.
-    let (go, gate) = std::sync::mpsc::channel::<()>();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    let (past_data, reached) = std::sync::mpsc::channel::<()>();
-    let hop = thread::spawn(move || {
-        use std::io::{BufRead, BufReader};
-        let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(b"220 hi\r\n").unwrap();
-        let lines = BufReader::new(stream.try_clone().unwrap()).lines();
-        for line in lines.map_while(Result::ok) {
-            match line.as_str() {
-                "DATA" => stream.write_all(b"354 go on\r\n").unwrap(),
-                "x" => {}
-                "." => {
-                    past_data.send(()).unwrap();
-                    gate.recv().unwrap();
-                    stream.write_all(b"250 taken\r\n").unwrap();
-                }
-                _ => stream.write_all(b"250 OK\r\n").unwrap(),
-            }
-        }
-    });
-    let helo = "me.example".parse().unwrap();
-    let mut connection = Connection::open(&target(addr), &helo, PATIENT).unwrap();
+    let hop = Hop::scripted([(Dot, Wait)]);
+    let mut connection = open(&hop, PATIENT);
     let handle = connection.handle();
     let fates = thread::scope(|scope| {
-        scope.spawn({
-            let handle = handle.clone();
-            move || {
-                reached.recv().unwrap();
-                assert!(!handle.interrupt_unless_past_data());
-                go.send(()).unwrap();
-            }
+        scope.spawn(|| {
+            hop.wait_until(|told| !told[0].data.is_empty());
+            assert!(!handle.interrupt_unless_past_data());
+            hop.script([]);
         });
         send(&mut connection, &["a"], b"x\n")
     });
     assert!(matches!(&fates[..], [Fate::Delivered(_)]), "{fates:?}");
     assert!(!connection.is_usable(), "the interrupt is remembered");
     connection.quit();
-    hop.join().unwrap();
 }
 
 #[test]

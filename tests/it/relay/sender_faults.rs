@@ -2,12 +2,12 @@
 
 use crate::common::hop::Act::{Close, Drip, Flood, Hang, Nothing, Reset, Say, SayAndClose};
 use crate::common::hop::Step::{Data, Dot, Greeting, Helo, InData, Mail, Quit, Rcpt};
-use crate::common::hop::{Act, Hop, Step};
+use crate::common::hop::{Act, Hop, Step, nobody};
 use crate::common::sending::{IMPATIENT, PATIENT, open, paths, plain, send, target, told};
 use smtpd788::message::Body;
 use smtpd788::relay::client::Connection;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -118,9 +118,7 @@ fn a_site_that_does_not_welcome_us() {
 #[test]
 fn a_site_that_is_not_there() {
     let helo = "me.example".parse().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gone = listener.local_addr().unwrap();
-    drop(listener);
+    let gone = nobody();
     let trouble = Connection::open(&target(gone), &helo, PATIENT).unwrap_err();
     let expected = format!(
         "connection to mx.test[{}]:{} failed: Connection refused",
