@@ -10,8 +10,6 @@
 //! 2. In a directory that everybody may write in, an entry is used only if it belongs to root, to the
 //!    daemon's user, or to the account of the entry's name ([`Directory::admits`]).
 
-#![allow(dead_code)] // the mailbox moves onto it next
-
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
@@ -142,6 +140,7 @@ impl Directory {
     }
 
     /// The names in it, without `.` and `..`.
+    #[allow(dead_code)] // the spool is next
     pub(crate) fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         use std::os::unix::ffi::OsStrExt;
         let mut dir = Dir::from_fd(self.readable()?.into())?;

@@ -1,7 +1,5 @@
 //! Calls on files that the whole store shares: the lock of an open file, whole reads and whole writes.
 
-#![allow(dead_code)] // the mailbox moves onto it next
-
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -36,10 +34,11 @@ pub(crate) fn unlock(file: &File) {
 
 /// The process that holds a lock in the way of ours; `None` if nobody does, or it is an OFD lock, which has
 /// no process.
-pub(crate) fn lock_holder(file: &File) -> Option<u32> {
+pub(crate) fn lock_holder(file: &File) -> Option<i32> {
     let mut lock = whole(libc::F_WRLCK);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
-    (i32::from(lock.l_type) != libc::F_UNLCK).then(|| u32::try_from(lock.l_pid).ok())?
+    let held = i32::from(lock.l_type) != libc::F_UNLCK && lock.l_pid > 0;
+    held.then_some(lock.l_pid)
 }
 
 fn whole(kind: libc::c_int) -> libc::flock {

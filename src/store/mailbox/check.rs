@@ -2,7 +2,7 @@
 //! moment later, so it replaces no check of a delivery.
 
 use crate::store::directory::{Directory, errno};
-use crate::store::mailbox::file::{oddity, parent};
+use crate::store::mailbox::file::{foreign, oddity, parent};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::FileStat;
@@ -128,10 +128,9 @@ fn check_file(at: &Directory, mbox: &Path, who: &Identity) -> Option<Finding> {
         Err(error) => Some(format!("cannot be looked at: {error}")),
         Ok(status) => match oddity(&status) {
             Some(what) => Some(format!("is {what}")),
-            None if !at.admits_beside(name, status.st_uid, user) => Some(format!(
-                "lies where everybody may write, and belongs to user {}",
-                status.st_uid
-            )),
+            None if !at.admits_beside(name, status.st_uid, user) => {
+                Some(format!("is {}", foreign(status.st_uid)))
+            }
             None if !who.may(at, name, &status, AccessFlags::R_OK | AccessFlags::W_OK) => {
                 Some(format!("cannot be read and written by user {user}"))
             }

@@ -2,26 +2,40 @@
 //! don't.
 //!
 //! It is made with link(2) from a file that already holds our process id, so it is never seen
-//! empty. That file is `SPOOL_DIR/pid`, or on another file system one without a name (`O_TMPFILE`),
-//! or where there are none such, one with a name of its own. A process that dies leaves at most the
-//! dotlock behind. Where the directory lets nobody like us make files, the fcntl lock alone has to
-//! do.
+//! empty. That file is `SPOOL_DIR/pid`, synced once at the start, so that a power cut leaves no empty lock
+//! either; on another file system one without a name (`O_TMPFILE`), or where there are none such, one with
+//! a name of its own. These two are not synced, which would cost each delivery as much as its mail: what a
+//! power cut leaves of them is older than the boot. A process that dies leaves at most the dotlock behind.
+//! Where the directory lets nobody like us make files, the fcntl lock alone has to do.
 //!
-//! A dotlock is stale, and removed, when the process whose id it holds is gone, when it holds our
-//! own id (we never look at it while we hold it), or when it holds none and is 5 minutes old. It is
-//! looked at and removed under the fcntl lock, so two of us never remove each other's new lock for
-//! an old one. What this cannot see: a process of another machine or process-id namespace.
+//! A dotlock is stale, and removed, when
+//!
+//! - it is older than the boot, or than the start of the process whose id it holds (ids come again);
+//! - that process is gone;
+//! - it holds our own id (we never look at it while we hold it);
+//! - it holds no id and is 5 minutes old.
+//!
+//! In a directory that everybody may write in, the lock of somebody who is neither root, nor we, nor the
+//! mailbox's account does not count: it is removed, or passed over if it can't be.
+//!
+//! A dotlock is looked at, removed and let go under the fcntl lock, so two of us never remove each other's
+//! new lock for an old one. What this cannot see: a process of another machine or process-id namespace.
 
+use crate::store::directory::{id, kind};
+use crate::store::mailbox::clock::Clock;
+use crate::store::mailbox::file::Place;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::signal::kill;
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::unistd::{Pid, linkat};
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 /// The age at which a dotlock without a process id is stale: liblockfile has the same.
@@ -31,6 +45,7 @@ const STALE_AGE: Duration = Duration::from_secs(5 * 60);
 const FRESH: Duration = Duration::from_secs(30);
 
 /// `SPOOL_DIR/pid`: our process id as text, ready to be linked.
+#[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
     file: File,
@@ -41,8 +56,18 @@ impl PidFile {
     /// Replaces the file by a new one, for the old one may be somebody's dotlock still.
     pub(crate) fn create(spool: &Path) -> io::Result<PidFile> {
         let (path, new) = (spool.join("pid"), spool.join("pid.new"));
-        remove_if_there(&new)?;
-        let file = write_pid(OpenOptions::new().create_new(true), &new)?;
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let options = &mut OpenOptions::new();
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&new)?;
+        write_id(&file)?;
+        file.sync_all()?;
         fs::rename(&new, &path)?;
         Ok(PidFile {
             path,
@@ -62,94 +87,94 @@ impl PidFile {
     }
 }
 
-/// Opens `path` as told, readable for all (who meets the dotlock wants to know whose it is), and
-/// writes our id.
-fn write_pid(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let mut file = options.write(true).mode(0o644).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(file)
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+/// Readable for all: who meets the dotlock wants to know whose it is.
+fn write_id(mut file: &File) -> io::Result<()> {
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    writeln!(file, "{}", std::process::id())
 }
 
 /// Where the dotlock's text comes from; the first that works for a mailbox is kept.
-#[derive(Clone, Copy, Debug)]
-enum Source {
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Source {
+    #[default]
     Spool,
     Nameless,
     Named,
 }
 
+/// A dotlock that we have made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// Device and inode.
+    pub(crate) id: (u64, u64),
+    /// Keeps the inode's number from passing to the lock of somebody who has removed ours; `SPOOL_DIR/pid` is
+    /// open anyway.
+    _file: Option<File>,
+}
+
 /// The outcome of one try for the dotlock.
+#[derive(Debug)]
 pub(crate) enum Try {
-    Made,
+    Made(Made),
     /// The directory does not allow it: the fcntl lock alone has to do.
     Without,
-    Taken,
+    /// By the process of this id, if it holds one.
+    Taken(Option<Pid>),
     /// This source does not work here.
     Unsuited,
 }
 
-/// The dotlock of one mailbox.
-pub(crate) struct Dotlock {
-    path: Arc<Path>,
-    source: Source,
-    pid_file: Option<Arc<PidFile>>,
+/// What all dotlocks of a daemon share.
+#[derive(Debug)]
+pub(crate) struct Dotlocks {
+    pid_file: Option<PidFile>,
+    clock: Clock,
 }
 
-impl Dotlock {
-    /// Makes nothing yet.
-    pub(crate) fn new(mbox: &Path, pid_file: Option<Arc<PidFile>>) -> Dotlock {
-        let mut path = mbox.as_os_str().to_owned();
-        path.push(".lock");
-        Dotlock {
-            path: PathBuf::from(path).into(),
-            source: Source::Spool,
+enum Stale {
+    Removed,
+    No(Option<Pid>),
+    CannotRemove,
+}
+
+impl Dotlocks {
+    pub(crate) fn new(pid_file: Option<PidFile>) -> Dotlocks {
+        Dotlocks {
             pid_file,
+            clock: Clock::now(),
         }
     }
 
-    /// The file that the lock is.
-    pub(crate) fn path(&self) -> &Arc<Path> {
-        &self.path
-    }
-
-    /// One try, the fcntl lock being held; what is stale is removed.
-    pub(crate) fn acquire(&mut self) -> io::Result<Try> {
+    /// One try for the lock of a mailbox whose fcntl lock is held; what is stale is removed.
+    pub(crate) fn acquire(&self, place: &Place, source: &mut Source) -> io::Result<Try> {
         for _ in 0..3 {
-            match self.make()? {
-                Try::Taken => match break_stale(&self.path)? {
+            match self.make(place, source)? {
+                Try::Taken(_) => match self.remove_stale(place)? {
                     Stale::Removed => {}
-                    Stale::Live => return Ok(Try::Taken),
+                    Stale::No(holder) => return Ok(Try::Taken(holder)),
                     Stale::CannotRemove => return Ok(Try::Without),
                 },
                 outcome => return Ok(outcome),
             }
         }
-        Ok(Try::Taken)
+        Ok(Try::Taken(None))
     }
 
     /// Goes through the sources, from the one that worked last.
-    fn make(&mut self) -> io::Result<Try> {
-        let mut source = self.source;
+    fn make(&self, place: &Place, source: &mut Source) -> io::Result<Try> {
+        let mut trying = *source;
         loop {
-            let outcome = match source {
-                Source::Spool => self.link_spooled(),
-                Source::Nameless => self.link_nameless(),
-                Source::Named => self.link_named(),
+            let outcome = match trying {
+                Source::Spool => self.link_spooled(place),
+                Source::Nameless => link_nameless(place),
+                Source::Named => link_named(place),
             }?;
-            source = match (&outcome, source) {
+            trying = match (&outcome, trying) {
                 (Try::Unsuited, Source::Spool) => Source::Nameless,
                 (Try::Unsuited, Source::Nameless) => Source::Named,
                 (Try::Unsuited, Source::Named) => return Ok(Try::Without),
-                (Try::Made, _) => {
-                    self.source = source;
+                (Try::Made(_), _) => {
+                    *source = trying;
                     return Ok(outcome);
                 }
                 _ => return Ok(outcome),
@@ -157,63 +182,119 @@ impl Dotlock {
         }
     }
 
-    fn link_spooled(&self) -> io::Result<Try> {
-        let Some(pid_file) = &self.pid_file else {
+    fn link_spooled(&self, place: &Place) -> io::Result<Try> {
+        let Some(PidFile { path, file, .. }) = &self.pid_file else {
             return Ok(Try::Unsuited);
         };
-        pid_file.keep_fresh();
-        Ok(match fs::hard_link(&pid_file.path, &self.path) {
-            Ok(()) => Try::Made,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Try::Taken,
+        self.pid_file.iter().for_each(PidFile::keep_fresh);
+        let (at, lock) = (&place.directory.fd, place.lock.as_os_str());
+        Ok(match linkat(AT_FDCWD, path, at, lock, AtFlags::empty()) {
+            Ok(()) => Try::Made(Made {
+                id: id(&fstat(file)?),
+                _file: None,
+            }),
+            Err(Errno::EEXIST) => Try::Taken(None),
             // Another file system, or no right to link, or to write here: the next source will
             // tell.
             Err(_) => Try::Unsuited,
         })
     }
 
-    fn link_nameless(&self) -> io::Result<Try> {
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        let file = match write_pid(
-            OpenOptions::new().custom_flags(OFlag::O_TMPFILE.bits()),
-            directory,
-        ) {
-            Ok(file) => file,
-            Err(error) => return refused(error),
+    /// Removes the dotlock if it is stale. The caller holds the fcntl lock, and not the dotlock.
+    fn remove_stale(&self, place: &Place) -> io::Result<Stale> {
+        let seen = match place.directory.status(&place.lock) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stale::Removed),
+            status => status?,
         };
-        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-        match linkat(
-            AT_FDCWD,
-            name.as_str(),
-            AT_FDCWD,
-            &*self.path,
-            AtFlags::AT_SYMLINK_FOLLOW,
-        ) {
-            Ok(()) => Ok(Try::Made),
-            Err(Errno::EEXIST) => Ok(Try::Taken),
-            // No /proc, say.
-            Err(_) => Ok(Try::Unsuited),
+        // The descriptor stays open till the end, so that the inode's number can't pass to a new lock
+        // meanwhile. A link, or one that we may not read, goes by its age.
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        let file = place.directory.open_file(&place.lock, flags, 0);
+        let file = file.ok().filter(|_| kind(&seen) == SFlag::S_IFREG);
+        let holder = file.as_ref().and_then(holder);
+        let foreign = !place.directory.admits(&place.name, seen.st_uid);
+        if !foreign && !self.is_stale(place, holder, &seen) {
+            return Ok(Stale::No(holder));
         }
+        match place.directory.status(&place.lock) {
+            Ok(now) if id(&now) != id(&seen) => return Ok(Stale::No(holder)),
+            _ => {}
+        }
+        let removed = place.directory.remove(&place.lock);
+        let path = place.shown();
+        if foreign {
+            let uid = seen.st_uid;
+            let what = removed.as_ref().map_or("passed over", |()| "removed");
+            log::warn!("{what} {path}.lock: user {uid} has no business with this mailbox");
+        } else if removed.is_ok() {
+            let holder = holder.map_or_else(|| "no process".into(), |pid| format!("process {pid}"));
+            log::info!("removed {path}.lock: it was left behind, and names {holder}");
+        }
+        Ok(removed.map_or(Stale::CannotRemove, |()| Stale::Removed))
     }
 
-    fn link_named(&self) -> io::Result<Try> {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(format!(".{}", std::process::id()));
-        let name = PathBuf::from(name);
-        // One that is there was left by a process that had our id and died.
-        let made = remove_if_there(&name)
-            .and_then(|()| write_pid(OpenOptions::new().create_new(true), &name));
-        if let Err(error) = made {
-            let _ = fs::remove_file(&name);
-            return refused(error);
-        }
-        let linked = fs::hard_link(&name, &self.path);
-        fs::remove_file(&name)?;
-        match linked {
-            Ok(()) => Ok(Try::Made),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Try::Taken),
-            Err(error) => refused(error),
+    fn is_stale(&self, place: &Place, holder: Option<Pid>, seen: &FileStat) -> bool {
+        let Some(made) = self.clock.made(seen, &place.directory) else {
+            return true;
+        };
+        match holder {
+            Some(pid) if pid == Pid::this() => true,
+            Some(pid) if kill(pid, None) == Err(Errno::ESRCH) => true,
+            Some(pid) => made.is_before_start_of(pid),
+            None => made.age() >= STALE_AGE,
         }
     }
+}
+
+fn link_nameless(place: &Place) -> io::Result<Try> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY;
+    let new = place.directory.open_file(OsStr::new("."), flags, 0o644);
+    let file = match new.and_then(|file| write_id(&file).map(|()| file)) {
+        Ok(file) => file,
+        Err(error) => return refused(error),
+    };
+    let (name, lock) = (
+        format!("/proc/self/fd/{}", file.as_raw_fd()),
+        place.lock.as_os_str(),
+    );
+    let follow = AtFlags::AT_SYMLINK_FOLLOW;
+    match linkat(AT_FDCWD, name.as_str(), &place.directory.fd, lock, follow) {
+        Ok(()) => made(file),
+        Err(Errno::EEXIST) => Ok(Try::Taken(None)),
+        // No /proc, say.
+        Err(_) => Ok(Try::Unsuited),
+    }
+}
+
+fn link_named(place: &Place) -> io::Result<Try> {
+    let at = &place.directory;
+    let mut name = place.lock.clone();
+    name.push(format!(".{}", std::process::id()));
+    // One that is there was left by a process that had our id and died.
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+    let new = at
+        .remove(&name)
+        .and_then(|()| at.open_file(&name, flags, 0o644));
+    let file = match new {
+        Ok(file) => file,
+        Err(error) => return refused(error),
+    };
+    let (from, to) = (name.as_os_str(), place.lock.as_os_str());
+    let linked = write_id(&file)
+        .and_then(|()| linkat(&at.fd, from, &at.fd, to, AtFlags::empty()).map_err(io::Error::from));
+    at.remove(&name)?;
+    match linked {
+        Ok(()) => made(file),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Try::Taken(None)),
+        Err(error) => refused(error),
+    }
+}
+
+fn made(file: File) -> io::Result<Try> {
+    Ok(Try::Made(Made {
+        id: id(&fstat(&file)?),
+        _file: Some(file),
+    }))
 }
 
 /// What a source's error means: not here, not like this, or a fault to report.
@@ -224,55 +305,6 @@ fn refused(error: io::Error) -> io::Result<Try> {
             Ok(Try::Unsuited)
         }
         _ => Err(error),
-    }
-}
-
-enum Stale {
-    Removed,
-    Live,
-    CannotRemove,
-}
-
-/// Removes the dotlock at `path` if it is stale. The caller holds the fcntl lock, and not the
-/// dotlock.
-fn break_stale(path: &Path) -> io::Result<Stale> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    // The descriptor stays open till the end, so that the inode's number can't pass to a new lock
-    // meanwhile.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path);
-    let seen = match file.as_ref().map(File::metadata) {
-        Ok(metadata) => metadata,
-        // A link, or one that we may not read: it goes by its age.
-        Err(_) => fs::symlink_metadata(path),
-    };
-    let seen = match seen {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stale::Removed),
-        Err(error) => return Err(error),
-    };
-    let holder = file
-        .as_ref()
-        .ok()
-        .filter(|_| seen.is_file())
-        .and_then(holder);
-    let stale = match holder {
-        Some(pid) if pid.as_raw() as u32 == std::process::id() => true,
-        Some(pid) => kill(pid, None) == Err(Errno::ESRCH),
-        None => age(&seen) >= STALE_AGE,
-    };
-    if !stale {
-        return Ok(Stale::Live);
-    }
-    match fs::symlink_metadata(path) {
-        Ok(now) if (now.dev(), now.ino()) != (seen.dev(), seen.ino()) => return Ok(Stale::Live),
-        _ => {}
-    }
-    match remove_if_there(path) {
-        Ok(()) => Ok(Stale::Removed),
-        Err(_) => Ok(Stale::CannotRemove),
     }
 }
 
@@ -289,131 +321,6 @@ fn holder(mut file: &File) -> Option<Pid> {
     (id > 0).then(|| Pid::from_raw(id))
 }
 
-/// A date in the future is no age.
-fn age(metadata: &Metadata) -> Duration {
-    let modified = metadata.modified().unwrap_or(SystemTime::now());
-    SystemTime::now()
-        .duration_since(modified)
-        .unwrap_or_default()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::process::Command;
-
-    struct Place {
-        folder: tempfile::TempDir,
-        mbox: PathBuf,
-        lock: PathBuf,
-    }
-
-    fn place() -> Place {
-        let folder = tempfile::tempdir().unwrap();
-        let (mbox, lock) = (folder.path().join("mbox"), folder.path().join("mbox.lock"));
-        Place { folder, mbox, lock }
-    }
-
-    /// The text of the dotlock, which is then removed; None if it is taken.
-    fn take(place: &Place, mut dotlock: Dotlock) -> Option<String> {
-        match dotlock.acquire().unwrap() {
-            Try::Made => {
-                let text = fs::read_to_string(&place.lock).unwrap();
-                fs::remove_file(&place.lock).unwrap();
-                Some(text)
-            }
-            Try::Taken => None,
-            Try::Without | Try::Unsuited => panic!("not even tried"),
-        }
-    }
-
-    fn set_age(path: &Path, age: Duration) {
-        let file = OpenOptions::new().write(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - age).unwrap();
-    }
-
-    #[test]
-    fn made_from_every_source_it_holds_our_id_and_leaves_no_litter() {
-        let place = place();
-        let ours = format!("{}\n", std::process::id());
-        let spool = tempfile::tempdir_in(place.folder.path()).unwrap();
-        let pid_file = Arc::new(PidFile::create(spool.path()).unwrap());
-        let spooled = Dotlock::new(&place.mbox, Some(pid_file));
-        assert!(matches!(spooled.link_spooled().unwrap(), Try::Made));
-        assert!(matches!(
-            spooled.link_spooled().unwrap(),
-            Try::Taken | Try::Unsuited
-        ));
-        fs::remove_file(&place.lock).unwrap();
-        assert_eq!(take(&place, spooled).unwrap(), ours);
-        let nameless = Dotlock::new(&place.mbox, None);
-        assert!(matches!(nameless.link_spooled().unwrap(), Try::Unsuited));
-        assert_eq!(take(&place, nameless).unwrap(), ours);
-        let named = Dotlock {
-            source: Source::Named,
-            ..Dotlock::new(&place.mbox, None)
-        };
-        assert!(matches!(named.link_named().unwrap(), Try::Made));
-        assert_eq!(fs::read_to_string(&place.lock).unwrap(), ours);
-        assert!(matches!(named.link_named().unwrap(), Try::Taken));
-        fs::remove_file(&place.lock).unwrap();
-        let mut names: Vec<_> = fs::read_dir(place.folder.path())
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
-        names.retain(|name| name != spool.path().file_name().unwrap());
-        assert!(names.is_empty(), "{names:?}");
-    }
-
-    #[test]
-    fn which_dotlocks_are_stale() {
-        let place = place();
-        let mut live = Command::new("sleep").arg("600").spawn().unwrap();
-        let mut dead = Command::new("true").spawn().unwrap();
-        dead.wait().unwrap();
-        let (minute, old) = (Duration::from_secs(60), Duration::from_secs(301));
-        let table = [
-            (live.id().to_string(), old, false),
-            (format!("  {}\nhost", live.id()), minute, false),
-            ("1\n".into(), old, false),
-            (dead.id().to_string(), Duration::ZERO, true),
-            (std::process::id().to_string(), Duration::ZERO, true),
-            (String::new(), minute, false),
-            (String::new(), old, true),
-            ("0".into(), minute, false),
-            ("0".into(), old, true),
-            (format!("-{}", live.id()), minute, false),
-            ("99999999999999".into(), minute, false),
-            ("who knows".into(), old, true),
-        ];
-        for (text, age, stale) in table {
-            fs::write(&place.lock, &text).unwrap();
-            set_age(&place.lock, age);
-            let taken = take(&place, Dotlock::new(&place.mbox, None));
-            assert_eq!(taken.is_some(), stale, "{text:?} {age:?}");
-            assert_eq!(place.lock.exists(), !stale);
-        }
-        live.kill().unwrap();
-        live.wait().unwrap();
-        // What is no file holds no id, and is not old enough.
-        let _ = fs::remove_file(&place.lock);
-        std::os::unix::fs::symlink("/proc/self/stat", &place.lock).unwrap();
-        assert_eq!(take(&place, Dotlock::new(&place.mbox, None)), None);
-    }
-
-    #[test]
-    fn the_pid_file_is_made_anew_so_an_old_dotlock_keeps_its_id() {
-        let spool = tempfile::tempdir().unwrap();
-        fs::write(spool.path().join("pid"), "12\n").unwrap();
-        fs::hard_link(spool.path().join("pid"), spool.path().join("mbox.lock")).unwrap();
-        PidFile::create(spool.path()).unwrap();
-        assert_eq!(
-            fs::read_to_string(spool.path().join("mbox.lock")).unwrap(),
-            "12\n"
-        );
-        assert_eq!(
-            fs::read_to_string(spool.path().join("pid")).unwrap(),
-            format!("{}\n", std::process::id())
-        );
-    }
-}
+#[path = "dotlock_tests.rs"]
+mod tests;

@@ -1,15 +1,18 @@
 //! Which file a mailbox path names, and whether it is fit to be written to: a regular file with one
 //! name, never reached through a symbolic link; nothing in its place can make a thread hang.
 
-use crate::store::directory::{id, kind};
+use crate::message::escape::Escaped;
+use crate::store::directory::{Directory, errno, id, kind};
 use crate::store::mailbox::MailboxError;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, SFlag, fstat};
-use std::fs::{File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An mbox file, open.
@@ -18,50 +21,119 @@ pub(crate) struct Open {
     pub(crate) file: Arc<File>,
     /// Device and inode.
     pub(crate) id: (u64, u64),
+    /// Its name in the directory is known to be on stable storage.
+    pub(crate) named: bool,
 }
 
-/// Opens the file, and makes an absent one (0600) if `create`. None if the file came or went
-/// meanwhile.
-pub(crate) fn open_file(path: &Path, create: bool) -> Result<Option<Open>, MailboxError> {
-    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(flags);
-    let file = match options.open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
-            match options.create_new(true).open(path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(error) => {
-            return Err(match error.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ELOOP) => MailboxError::NotAFile("a symbolic link".into()),
-                Some(Errno::EISDIR) => MailboxError::NotAFile("a directory".into()),
-                Some(Errno::ENXIO) => MailboxError::NotAFile("a socket or a device".into()),
-                _ => error.into(),
-            });
-        }
-    };
-    let found = fstat(&file).map_err(io::Error::from)?;
-    refuse_odd(&found)?;
-    Ok(Some(Open {
-        file: Arc::new(file),
-        id: id(&found),
-    }))
+/// Where a mailbox is: the directory that its path leads to now, and the names in it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) directory: Directory,
+    pub(crate) name: OsString,
+    /// The dotlock's name.
+    pub(crate) lock: OsString,
+    /// Absolute.
+    pub(crate) path: PathBuf,
 }
 
-/// Anything but a regular file with one name.
-pub(crate) fn refuse_odd(found: &FileStat) -> Result<(), MailboxError> {
-    match oddity(found) {
-        None => Ok(()),
-        Some(what) => Err(MailboxError::NotAFile(what)),
+/// Which mailbox it is, by whatever path: the directory's device and inode, and the name in it.
+pub(crate) type Key = (u64, u64, OsString);
+
+impl Place {
+    /// Follows the path. With `make`, its last directory is made if only that is missing.
+    pub(crate) fn find(path: &Path, make: bool) -> Result<Place, MailboxError> {
+        let Some(name) = path.file_name() else {
+            return Err(MailboxError::NotAFile("a directory".into()));
+        };
+        let directory = match make {
+            true => Directory::open_or_make_last(parent(path)),
+            false => Directory::open(parent(path)),
+        }?;
+        let mut lock = name.to_owned();
+        lock.push(".lock");
+        Ok(Place {
+            directory,
+            name: name.to_owned(),
+            lock,
+            path: path.to_owned(),
+        })
     }
+
+    pub(crate) fn key(&self) -> Key {
+        let (dev, ino) = id(&self.directory.status);
+        (dev, ino, self.name.clone())
+    }
+
+    pub(crate) fn is(&self, key: &Key) -> bool {
+        id(&self.directory.status) == (key.0, key.1) && self.name == key.2
+    }
+
+    /// Whether the path still leads to this directory.
+    pub(crate) fn is_current(&self) -> bool {
+        Directory::open(parent(&self.path))
+            .is_ok_and(|found| id(&found.status) == id(&self.directory.status))
+    }
+
+    /// The path for the log.
+    pub(crate) fn shown(&self) -> Escaped<&[u8]> {
+        Escaped(self.path.as_os_str().as_bytes())
+    }
+
+    /// Opens the file, and makes an absent one (0600) if `create`. None if the file came or went
+    /// meanwhile.
+    pub(crate) fn open(&self, create: bool) -> Result<Option<Open>, MailboxError> {
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
+        let new = flags | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = match self.directory.open_file(&self.name, flags, 0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+                match self.directory.open_file(&self.name, new, 0o600) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+                    made => made?,
+                }
+            }
+            Err(error) => {
+                return Err(match errno(&error) {
+                    Some(Errno::ELOOP) => MailboxError::NotAFile("a symbolic link".into()),
+                    Some(Errno::EISDIR) => MailboxError::NotAFile("a directory".into()),
+                    Some(Errno::ENXIO) => MailboxError::NotAFile("a socket or a device".into()),
+                    _ => error.into(),
+                });
+            }
+            Ok(file) => file,
+        };
+        let found = fstat(&file).map_err(io::Error::from)?;
+        self.refuse_unfit(&found)?;
+        Ok(Some(Open {
+            file: Arc::new(file),
+            id: id(&found),
+            named: false,
+        }))
+    }
+
+    /// What is there now, fit to be written to; None if there is nothing.
+    pub(crate) fn status(&self) -> Result<Option<FileStat>, MailboxError> {
+        match self.directory.status(&self.name) {
+            Ok(found) => self.refuse_unfit(&found).map(|()| Some(found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Anything but a regular file with one name, and where everybody may write also one of somebody else.
+    fn refuse_unfit(&self, found: &FileStat) -> Result<(), MailboxError> {
+        if let Some(what) = oddity(found) {
+            return Err(MailboxError::NotAFile(what));
+        }
+        if !self.directory.admits(&self.name, found.st_uid) {
+            return Err(MailboxError::NotAFile(foreign(found.st_uid)));
+        }
+        Ok(())
+    }
+}
+
+/// Why a file in a directory that everybody may write in gets no mail.
+pub(crate) fn foreign(uid: u32) -> String {
+    format!("a file of user {uid} where everybody may write")
 }
 
 /// What something in a mailbox's place is, if no mail may be appended to it.
@@ -101,18 +173,4 @@ pub(crate) fn missing_end(file: &File, size: u64) -> io::Result<&'static [u8]> {
         [_, b'\n'] => b"\n",
         _ => b"\n\n",
     })
-}
-
-/// Makes the names in `directory` durable.
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    match synced
-        .as_ref()
-        .map_err(|error| error.raw_os_error().map(Errno::from_raw))
-    {
-        // A directory that we may write to but not read, or a file system that has no such sync: no
-        // more can be done.
-        Err(Some(Errno::EACCES | Errno::EINVAL)) => Ok(()),
-        _ => synced,
-    }
 }

@@ -7,11 +7,13 @@
 //! both are let go, and after a pause both are tried anew, so no order of locking elsewhere can
 //! deadlock with this one.
 
+use crate::store::directory::id;
 use crate::store::files;
 use crate::store::mailbox::MailboxError;
-use crate::store::mailbox::dotlock::{Dotlock, Try};
-use std::fs::{self, File};
-use std::path::Path;
+use crate::store::mailbox::dotlock::{Dotlocks, Made, Source, Try};
+use crate::store::mailbox::file::Place;
+use nix::unistd::Pid;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,11 @@ impl Wait {
         }
     }
 
+    /// Whether time has passed since it began.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.until.is_some()
+    }
+
     fn pause(&mut self) -> Result<(), MailboxError> {
         let now = Instant::now();
         let until = *self.until.get_or_insert_with(|| now + self.patience);
@@ -49,43 +56,82 @@ impl Wait {
 }
 
 /// Both locks, held; dropping it lets them go.
-pub(crate) struct Held {
+pub(crate) struct Held<'p> {
     file: Arc<File>,
-    dotlock: Option<Arc<Path>>,
+    place: &'p Place,
+    dotlock: Option<Made>,
 }
 
-impl Drop for Held {
+impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if let Some(path) = &self.dotlock {
-            // If it can't be removed now it will be stale: it holds our id and we don't hold it.
-            let _ = fs::remove_file(path);
+        let Place {
+            directory, lock, ..
+        } = self.place;
+        // Only one that is still ours: somebody may have taken it for stale. If it can't be removed now, it
+        // will be stale: it holds our id and we don't hold it.
+        if let Some(made) = &self.dotlock
+            && directory.status(lock).is_ok_and(|now| id(&now) == made.id)
+        {
+            let _ = directory.remove(lock);
         }
         files::unlock(&self.file);
     }
 }
 
-/// Takes both locks of the mailbox that `file` is open on.
-pub(crate) fn lock(
-    dotlock: &mut Dotlock,
+/// Takes both locks of the mailbox that `file` is open on. If that is in vain, the log says who is in the way.
+///
+/// # Errors
+/// [`MailboxError::Busy`] after the wait. `Io`: a lock call failed, and the descriptor is not to be used again.
+pub(crate) fn lock<'p>(
+    place: &'p Place,
     file: &Arc<File>,
+    dotlocks: &Dotlocks,
+    source: &mut Source,
     wait: &mut Wait,
-) -> Result<Held, MailboxError> {
+) -> Result<Held<'p>, MailboxError> {
     loop {
-        if files::try_lock(file)? {
+        let holder = if files::try_lock(file)? {
             let mut held = Held {
                 file: Arc::clone(file),
+                place,
                 dotlock: None,
             };
-            match dotlock.acquire()? {
-                Try::Made => {
-                    held.dotlock = Some(Arc::clone(dotlock.path()));
+            match dotlocks.acquire(place, source)? {
+                Try::Made(made) => {
+                    held.dotlock = Some(made);
                     return Ok(held);
                 }
                 Try::Without => return Ok(held),
-                Try::Taken | Try::Unsuited => drop(held),
+                Try::Taken(holder) => Some(holder.map(Pid::as_raw)),
+                Try::Unsuited => Some(None),
             }
+        } else {
+            None
+        };
+        let Err(busy) = wait.pause() else { continue };
+        if !wait.patience.is_zero() {
+            report(place, file, holder);
         }
-        wait.pause()?;
+        return Err(busy);
+    }
+}
+
+/// `dotlock`: the id that it holds; `None`: the fcntl lock is in the way.
+fn report(place: &Place, file: &File, dotlock: Option<Option<i32>>) {
+    let by = |pid: Option<i32>| match pid {
+        Some(pid) => format!("process {pid}"),
+        None => "a process that is not known".to_owned(),
+    };
+    let path = place.shown();
+    match dotlock {
+        Some(holder) => log::warn!(
+            "mailbox={path} is locked: {path}.lock is held by {}",
+            by(holder)
+        ),
+        None => {
+            let holder = by(files::lock_holder(file));
+            log::warn!("mailbox={path} is locked: an fcntl lock is held by {holder}");
+        }
     }
 }
 
@@ -100,12 +146,11 @@ mod tests {
         let mbox = folder.path().join("mbox");
         let other = File::create(&mbox).unwrap();
         let file = Arc::new(OpenOptions::new().write(true).open(&mbox).unwrap());
+        let place = Place::find(&mbox, false).unwrap();
         let hold = |patience| {
-            lock(
-                &mut Dotlock::new(&mbox, None),
-                &file,
-                &mut Wait::new(patience),
-            )
+            let (dotlocks, mut source) = (Dotlocks::new(None), Source::default());
+            let mut wait = Wait::new(patience);
+            lock(&place, &file, &dotlocks, &mut source, &mut wait).map(drop)
         };
         assert!(files::try_lock(&other).unwrap());
         assert!(matches!(

@@ -1,25 +1,20 @@
 //! One mbox file: open it, lock it, make its end fit, append a batch, sync, or cut back. The states
 //! of an append and the instant of commitment are in the table of `mailbox.rs`.
 //!
-//! The open file is kept for the next batch. After locking, the path is looked up without following
-//! links: only if it still names the very file that is open and locked, a regular file with one
-//! name, is anything written.
+//! The path is followed anew for each batch (`file.rs`), the open file is kept for the next one. After
+//! locking, the name is looked up: only if it still names the very file that is open and locked, a
+//! regular file with one name, is anything written.
 
-use crate::message::escape::Escaped;
 use crate::store::directory::id;
 use crate::store::mailbox::appending::{Note, Notes, Slot};
-use crate::store::mailbox::dotlock::{Dotlock, PidFile};
-use crate::store::mailbox::file::{Open, missing_end, open_file, refuse_odd, sync_directory};
+use crate::store::mailbox::dotlock::{Dotlocks, Source};
+use crate::store::mailbox::file::{Key, Open, Place, missing_end};
 use crate::store::mailbox::gather;
 use crate::store::mailbox::lock::{Held, Wait, lock};
 use crate::store::mailbox::{MailboxError, MailboxMessage, Stats};
-use nix::errno::Errno;
-use nix::sys::stat::lstat;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -33,7 +28,7 @@ const TRIES: usize = 10;
 /// What all mailboxes of a daemon share.
 pub(crate) struct Shared {
     pub(crate) notes: Option<Arc<Notes>>,
-    pub(crate) pid_file: Option<Arc<PidFile>>,
+    dotlocks: Dotlocks,
     /// In milliseconds.
     pub(crate) patience: AtomicU64,
     /// Those with a file kept open, the one opened longest ago first.
@@ -43,14 +38,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        notes: Option<Arc<Notes>>,
-        pid_file: Option<Arc<PidFile>>,
-        patience: Duration,
-    ) -> Shared {
+    pub(crate) fn new(notes: Option<Arc<Notes>>, dotlocks: Dotlocks, patience: Duration) -> Shared {
         Shared {
             notes,
-            pid_file,
+            dotlocks,
             patience: AtomicU64::new(patience.as_millis() as u64),
             open: Mutex::default(),
             batches: AtomicU64::new(0),
@@ -69,8 +60,7 @@ impl Shared {
 /// One mbox file.
 pub(crate) struct Mbox {
     shared: Arc<Shared>,
-    /// Absolute, its directory without links.
-    path: PathBuf,
+    pub(crate) key: Key,
     this: Weak<Mbox>,
     state: Mutex<State>,
 }
@@ -79,9 +69,7 @@ struct State {
     open: Option<Open>,
     /// In `Shared::open`.
     listed: bool,
-    /// The file whose name in the directory is known to be on stable storage.
-    named: Option<(u64, u64)>,
-    dotlock: Dotlock,
+    source: Source,
     /// Others held a lock all the time when it was last wanted. Whoever comes next has one quick look: the threads of
     /// clients shall not gather where one mailbox is locked for long.
     busy: bool,
@@ -99,35 +87,33 @@ struct Owed {
 }
 
 /// The locks, the file, its length.
-type Locked = (Held, Open, u64);
+type Locked<'p> = (Held<'p>, Open, u64);
 type Outcome = Result<(), MailboxError>;
 
 impl Mbox {
-    /// Touches no file. `path` is absolute.
-    pub(crate) fn new(shared: Arc<Shared>, path: PathBuf) -> Arc<Mbox> {
+    /// Touches no file.
+    pub(crate) fn new(shared: Arc<Shared>, key: Key) -> Arc<Mbox> {
         Arc::new_cyclic(|this| {
-            let dotlock = Dotlock::new(&path, shared.pid_file.clone());
             let state = State {
                 open: None,
                 listed: false,
-                named: None,
-                dotlock,
+                source: Source::default(),
                 busy: false,
                 owed: None,
             };
             Mbox {
                 shared,
-                path,
+                key,
                 this: this.clone(),
                 state: Mutex::new(state),
             }
         })
     }
 
-    /// Appends `batch`; an outcome for each copy, in order.
-    pub(crate) fn append(&self, batch: Vec<MailboxMessage>) -> Vec<Outcome> {
+    /// Appends `batch` to the mailbox, which is at `place` now; an outcome for each copy, in order.
+    pub(crate) fn append(&self, place: &Place, batch: &[MailboxMessage]) -> Vec<Outcome> {
         let mut state = self.state();
-        match self.try_append(&mut state, &batch) {
+        match self.try_append(&mut state, place, batch) {
             Ok(outcomes) => outcomes,
             Err(error) => batch.iter().map(|_| Err(error.again())).collect(),
         }
@@ -137,6 +123,7 @@ impl Mbox {
     /// An error leaves the matter open, to be settled before the next append.
     pub(crate) fn recover(
         &self,
+        place: &Place,
         slot: Slot,
         note: Note,
         patience: Duration,
@@ -147,9 +134,9 @@ impl Mbox {
             note,
             ours: false,
         });
-        match self.lock(&mut state, patience, false) {
+        match self.lock(&mut state, place, patience, false) {
             Ok((held, open, size)) => {
-                let report = self.settle(&mut state, &open, size)?.1;
+                let report = self.settle(&mut state, place, &open, size)?.1;
                 drop(held);
                 Ok(report)
             }
@@ -162,11 +149,6 @@ impl Mbox {
         }
     }
 
-    /// Whether this is the mailbox at `path`, which is then absolute and leads through no link.
-    pub(crate) fn is_at(&self, path: &Path) -> bool {
-        self.path == path
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // After a panic the state is whole: `owed` tells what was begun.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,22 +157,23 @@ impl Mbox {
     fn try_append(
         &self,
         state: &mut State,
+        place: &Place,
         batch: &[MailboxMessage],
     ) -> Result<Vec<Outcome>, MailboxError> {
         let patience = match state.busy {
             true => Duration::ZERO,
             false => Duration::from_millis(self.shared.patience.load(Ordering::Relaxed)),
         };
-        let locked = self.lock(state, patience, true);
+        let locked = self.lock(state, place, patience, true);
         state.busy = matches!(locked, Err(MailboxError::Busy));
         let (held, open, size) = locked?;
-        let (from, report) = self.settle(state, &open, size)?;
+        let (from, report) = self.settle(state, place, &open, size)?;
         if let Some(report) = report {
             log::warn!("{report}");
         }
         let gap = missing_end(&open.file, from)?;
         let most = from + gap.len() as u64 + gather::most_octets(batch);
-        self.note(state, &open, from, most)?;
+        self.note(state, place, &open, from, most)?;
 
         let outcome = self.write(state, &open, from, gap, batch);
         if outcome.is_err() {
@@ -244,38 +227,37 @@ impl Mbox {
     }
 
     /// Opens, locks and checks the file; its length under the lock.
-    fn lock(
+    fn lock<'p>(
         &self,
         state: &mut State,
+        place: &'p Place,
         patience: Duration,
         create: bool,
-    ) -> Result<Locked, MailboxError> {
+    ) -> Result<Locked<'p>, MailboxError> {
         let mut wait = Wait::new(patience);
         for _ in 0..TRIES {
             let kept = match state.open.take() {
                 Some(open) => Some(open),
-                None => open_file(&self.path, create)?,
+                None => place.open(create)?,
             };
-            let Some(open) = kept else { continue };
-            let locked = lock(&mut state.dotlock, &open.file, &mut wait);
-            self.keep_open(state, open.clone());
+            let Some(mut open) = kept else { continue };
+            let (dotlocks, source) = (&self.shared.dotlocks, &mut state.source);
+            let locked = lock(place, &open.file, dotlocks, source, &mut wait);
+            if let Ok(_) | Err(MailboxError::Busy) = locked {
+                self.keep_open(state, open.clone());
+            }
             let held = locked?;
-            let found = match lstat(&self.path) {
-                Ok(found) => found,
-                Err(Errno::ENOENT) => {
-                    state.open = None;
-                    continue;
-                }
-                Err(error) => return Err(io::Error::from(error).into()),
-            };
-            refuse_odd(&found)?;
-            if id(&found) != open.id {
+            let Some(found) = place.status()?.filter(|found| id(found) == open.id) else {
                 state.open = None;
                 continue;
+            };
+            if wait.has_waited() && !place.is_current() {
+                return Err(io::Error::other("its directory was replaced meanwhile").into());
             }
-            if state.named != Some(open.id) {
-                sync_directory(self.path.parent().unwrap_or(Path::new("/")))?;
-                state.named = Some(open.id);
+            if !open.named {
+                place.directory.sync()?;
+                open.named = true;
+                state.open = Some(open.clone());
             }
             return Ok((held, open, found.st_size.cast_unsigned()));
         }
@@ -306,9 +288,16 @@ impl Mbox {
         }
     }
 
-    fn note(&self, state: &mut State, open: &Open, from: u64, to: u64) -> Result<(), MailboxError> {
+    fn note(
+        &self,
+        state: &mut State,
+        place: &Place,
+        open: &Open,
+        from: u64,
+        to: u64,
+    ) -> Result<(), MailboxError> {
         let note = Note {
-            path: self.path.clone(),
+            path: place.path.clone(),
             dev: open.id.0,
             ino: open.id.1,
             from,
@@ -330,6 +319,7 @@ impl Mbox {
     fn settle(
         &self,
         state: &mut State,
+        place: &Place,
         open: &Open,
         size: u64,
     ) -> Result<(u64, Option<String>), MailboxError> {
@@ -345,7 +335,7 @@ impl Mbox {
         open.file.set_len(from)?;
         open.file.sync_data()?;
         self.strike_out(state);
-        let path = Escaped(self.path.as_os_str().as_bytes());
+        let path = place.shown();
         Ok((
             from,
             Some(format!(

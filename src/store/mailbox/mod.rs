@@ -28,6 +28,7 @@
 
 mod appending;
 mod check;
+mod clock;
 mod dotlock;
 mod file;
 mod gather;
@@ -39,20 +40,18 @@ use crate::message::Body;
 use crate::message::escape::Escaped;
 use crate::store::directory;
 use crate::store::group_commit::{Abandoned, Commit};
-use crate::store::mailbox::appending::Notes;
+use crate::store::mailbox::appending::{Note, Notes, Slot};
 pub use crate::store::mailbox::check::{Finding, Identity, check};
-use crate::store::mailbox::dotlock::PidFile;
-use crate::store::mailbox::file::parent;
+use crate::store::mailbox::dotlock::{Dotlocks, PidFile};
+use crate::store::mailbox::file::{Key, Place, parent};
 use crate::store::mailbox::lock::PATIENCE;
 use crate::store::mailbox::mbox::{Mbox, Shared};
-use nix::errno::Errno;
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 /// How long a start waits for one mailbox that is locked: its note can wait for the first append.
@@ -60,16 +59,33 @@ const START_PATIENCE: Duration = Duration::from_millis(200);
 
 /// All mailboxes of the daemon, by path; made on first use.
 pub struct Mailboxes {
-    shared: Arc<Shared>,
-    /// By path as given and by path with its directory resolved: two names of one mailbox share one
-    /// entry.
+    known: Arc<Known>,
+    /// By path as given: where those who deliver to it meet.
     by_path: RwLock<HashMap<PathBuf, Arc<Entry>>>,
+    /// Those with something that a killed process left.
+    unsettled: Vec<Arc<Mbox>>,
 }
 
-/// One mailbox, and where those who deliver to it meet.
-struct Entry {
-    mbox: Arc<Mbox>,
-    commit: Commit<MailboxMessage, Result<(), MailboxError>, Append>,
+type Entry = Commit<MailboxMessage, Result<(), MailboxError>, Append>;
+
+/// Every mailbox that something holds, by where it is: two paths of one mailbox share it.
+struct Known {
+    shared: Arc<Shared>,
+    by_key: Mutex<HashMap<Key, Weak<Mbox>>>,
+}
+
+impl Known {
+    fn get(&self, place: &Place) -> Arc<Mbox> {
+        let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = place.key();
+        if let Some(mbox) = by_key.get(&key).and_then(Weak::upgrade) {
+            return mbox;
+        }
+        by_key.retain(|_, mbox| mbox.strong_count() > 0);
+        let mbox = Mbox::new(Arc::clone(&self.shared), key.clone());
+        by_key.insert(key, Arc::downgrade(&mbox));
+        mbox
+    }
 }
 
 type Append = Box<dyn Fn(Vec<MailboxMessage>) -> Vec<Result<(), MailboxError>> + Send + Sync>;
@@ -101,9 +117,9 @@ pub enum MailboxError {
 impl MailboxError {
     /// No room for the message: ENOSPC, EDQUOT, EFBIG.
     pub fn is_no_space(&self) -> bool {
-        const NO_SPACE: [Errno; 3] = [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG];
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         matches!(self, MailboxError::Io(error)
-            if error.raw_os_error().is_some_and(|code| NO_SPACE.contains(&Errno::from_raw(code))))
+            if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge))
     }
 
     pub(crate) fn is_not_found(&self) -> bool {
@@ -148,43 +164,63 @@ impl Mailboxes {
         let mut lines = Vec::new();
         let (notes, pid_file, torn) = match notes {
             Some(spool) => {
-                let pid_file = Arc::new(PidFile::create(spool)?);
+                let pid_file = PidFile::create(spool).map_err(|error| {
+                    let spool = Escaped(spool.as_os_str().as_bytes());
+                    lines.push(format!(
+                        "cannot write {spool}/pid, locks do without: {error}"
+                    ));
+                });
                 let (notes, torn) = Notes::open(spool)?;
-                (Some(notes), Some(pid_file), torn)
+                (Some(notes), pid_file.ok(), torn)
             }
             None => (None, None, Vec::new()),
         };
-        let shared = Arc::new(Shared::new(notes, pid_file, PATIENCE));
-        let mailboxes = Mailboxes {
-            shared,
+        let mut mailboxes = Mailboxes {
+            known: Arc::new(Known {
+                shared: Arc::new(Shared::new(notes, Dotlocks::new(pid_file), PATIENCE)),
+                by_key: Mutex::default(),
+            }),
             by_path: RwLock::default(),
+            unsettled: Vec::new(),
         };
         for (slot, note) in torn {
             let path = note.path.clone();
-            match mailboxes
-                .enter(path.clone())
-                .mbox
-                .recover(slot, note, START_PATIENCE)
-            {
-                Ok(report) => lines.extend(report),
-                Err(error) => {
-                    let path = Escaped(path.as_os_str().as_bytes());
-                    lines.push(format!(
-                        "recovery of mailbox={path} waits for its next message: {error}"
-                    ));
-                }
+            if let Err(error) = mailboxes.recover(slot, note, &mut lines) {
+                let path = Escaped(path.as_os_str().as_bytes());
+                lines.push(format!(
+                    "recovery of mailbox={path} waits for its next message: {error}"
+                ));
             }
         }
         Ok((mailboxes, lines))
     }
 
-    /// Makes missing parent directories (0700, fsynced). To be called again for each mailbox when
-    /// the configuration is read anew: links among its directories are then followed anew.
+    fn recover(
+        &mut self,
+        slot: Slot,
+        note: Note,
+        lines: &mut Vec<String>,
+    ) -> Result<(), MailboxError> {
+        let place = match Place::find(&note.path, false) {
+            Err(error) if error.is_not_found() => return Ok(slot.clear()?),
+            place => place?,
+        };
+        let mbox = self.known.get(&place);
+        match mbox.recover(&place, slot, note, START_PATIENCE) {
+            Ok(report) => lines.extend(report),
+            Err(error) => {
+                self.unsettled.push(mbox);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes missing parent directories (0700, durably).
     ///
     /// # Errors
     /// A directory can't be made, or is something else.
     pub fn prepare(&self, mbox: &Path) -> io::Result<()> {
-        self.forget(mbox);
         directory::make(parent(mbox), None)
     }
 
@@ -194,30 +230,26 @@ impl Mailboxes {
     /// # Errors
     /// The copy is not in the mailbox, and the file is as it was; [`MailboxError`] says why.
     pub fn deliver(&self, mbox: &Path, copy: MailboxMessage) -> Result<(), MailboxError> {
-        let outcome = match self.entry(mbox)?.commit.submit(copy) {
+        match self.entry(mbox)?.submit(copy) {
             Ok(outcome) => outcome,
             Err(Abandoned) => {
                 Err(io::Error::other("the thread that wrote the batch panicked").into())
             }
-        };
-        if outcome.as_ref().is_err_and(MailboxError::is_not_found) {
-            // Perhaps a directory was moved, and a link now leads to another.
-            self.forget(mbox);
         }
-        outcome
     }
 
     /// How long [`deliver`](Mailboxes::deliver) waits for the locks of other programs; 10 s unless
     /// set.
     pub fn set_patience(&self, patience: Duration) {
-        self.shared
+        self.known
+            .shared
             .patience
             .store(patience.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// What was done so far.
     pub fn stats(&self) -> Stats {
-        self.shared.stats()
+        self.known.shared.stats()
     }
 
     fn entry(&self, mbox: &Path) -> Result<Arc<Entry>, MailboxError> {
@@ -229,40 +261,27 @@ impl Mailboxes {
         {
             return Ok(Arc::clone(entry));
         }
-        let name = mbox
-            .file_name()
-            .ok_or_else(|| MailboxError::NotAFile("a directory".into()))?;
-        let entry = self.enter(fs::canonicalize(parent(mbox))?.join(name));
-        self.by_path
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(mbox.to_owned(), Arc::clone(&entry));
-        Ok(entry)
-    }
-
-    /// The entry of an absolute path, its directory without links.
-    fn enter(&self, path: PathBuf) -> Arc<Entry> {
-        let mut by_path = self.by_path.write().unwrap_or_else(PoisonError::into_inner);
-        let entry = by_path.entry(path).or_insert_with_key(|path| {
-            let mbox = Mbox::new(Arc::clone(&self.shared), path.clone());
-            let writer = Arc::clone(&mbox);
-            let append: Append = Box::new(move |batch| writer.append(batch));
-            Arc::new(Entry {
-                mbox,
-                commit: Commit::new(append),
-            })
+        let path = std::path::absolute(mbox)?;
+        let known = Arc::clone(&self.known);
+        // Holds the mailbox that the path led to last, with its open file.
+        let last: Mutex<Option<Arc<Mbox>>> = Mutex::default();
+        let append: Append = Box::new(move |batch| {
+            let place = match Place::find(&path, true) {
+                Ok(place) => place,
+                Err(error) => return batch.iter().map(|_| Err(error.again())).collect(),
+            };
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            let mbox = match last.take() {
+                Some(mbox) if place.is(&mbox.key) => mbox,
+                _ => known.get(&place),
+            };
+            *last = Some(Arc::clone(&mbox));
+            mbox.append(&place, &batch)
         });
-        Arc::clone(entry)
-    }
-
-    /// Forgets where `mbox` leads, but not the mailbox that it led to.
-    fn forget(&self, mbox: &Path) {
         let mut by_path = self.by_path.write().unwrap_or_else(PoisonError::into_inner);
-        if by_path
-            .get(mbox)
-            .is_some_and(|entry| !entry.mbox.is_at(mbox))
-        {
-            by_path.remove(mbox);
-        }
+        let entry = by_path
+            .entry(mbox.to_owned())
+            .or_insert_with(|| Arc::new(Commit::new(append)));
+        Ok(Arc::clone(entry))
     }
 }
