@@ -87,9 +87,11 @@ mod programs {
 /// The house itself.
 mod house {
     mod format_properties; // generated input for all that is read from files and next hops
+    mod layers; // who may name whom in `src`, and how large a file and a folder may be
     mod manuals; // the manual pages agree with the program
     mod package; // what `cargo package` carries
     mod smtp_purity; // `src/smtp` does no input or output
+    mod source; // the source as the rules see it
 }
 
 /// This program, to run only the test `name` of the module `module_path!()`, in a process of its own.
