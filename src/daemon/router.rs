@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use log::{error, info, warn};
 
@@ -25,6 +25,7 @@ use crate::daemon::log::together;
 use crate::message::{self, Body, Envelope, Id, Message};
 use crate::net::local::is_on_this_machine;
 use crate::receive::handler::{Client, Handler, Refusal, Settings, Verdict};
+use crate::relay::backscatter::Backscatter;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::store::mailbox::{MailboxError, MailboxMessage, Mailboxes};
 use crate::store::spool::{NewEntry, NewRecipient, Origin, Queued, Spool};
@@ -59,6 +60,7 @@ pub struct Router {
     spool: Arc<Spool>,
     queued: Box<OnQueued>,
     listening: OnceLock<Vec<SocketAddr>>,
+    backscatter: Backscatter,
 }
 
 impl Router {
@@ -75,6 +77,7 @@ impl Router {
             spool,
             queued: Box::new(queued),
             listening: OnceLock::new(),
+            backscatter: Backscatter::default(),
         }
     }
 
@@ -132,21 +135,38 @@ impl Router {
     /// # Errors
     /// Why it can be stored nowhere now.
     pub fn submit(&self, to: &ForwardPath, content: Vec<u8>, origin: Origin) -> io::Result<Id> {
+        let from_outside = origin == Origin::Report;
         let config = self.config();
         let client = IpAddr::from([127, 0, 0, 1]);
         let hostname = config.mail.hostname.clone();
         let envelope = Envelope::new(hostname, client, ReversePath::Null, vec![to.clone()]);
         let id = envelope.id;
-        let routes = match self.route(to) {
-            Route::NoSuchUser => {
-                warn!("dropped id={id} from=<> to={to}: no such user");
-                return Ok(id);
+        let route = self.route(to);
+        let refused = match &route {
+            Route::NoSuchUser => Err("no such user".to_owned()),
+            _ if from_outside => {
+                let is_local = config.is_local(to.host());
+                let now = Instant::now();
+                self.backscatter.admit(to.mailbox(), is_local, now)
             }
-            route => vec![(to.clone(), route)],
+            _ => Ok(()),
         };
+        if let Err(why) = refused {
+            warn!("dropped id={id} from=<> to={to}: {why}");
+            return Ok(id);
+        }
+        // Where a user's mail is forwarded to is not the stranger's choice.
+        let origin = match route {
+            Route::Forward(_) => Origin::Inside,
+            _ => origin,
+        };
+        let routes = vec![(to.clone(), route)];
         let message = Message::new(envelope, Body::from_bytes(content));
-        self.store(message, routes, "", origin)?;
-        Ok(id)
+        let stored = self.store(message, routes, "", origin);
+        if from_outside && stored.is_err() {
+            self.backscatter.take_back(to.mailbox());
+        }
+        stored.map(|()| id)
     }
 
     /// Makes every copy safe, then says so.

@@ -19,3 +19,21 @@ pub(crate) fn is_on_this_machine(ip: IpAddr) -> bool {
     };
     ip.is_loopback() || source().is_ok_and(|source| source.ip() == ip)
 }
+
+/// Whether `ip` leads to this machine or to its own link only.
+pub(crate) fn is_near(ip: IpAddr) -> bool {
+    let of_a_link = match ip.to_canonical() {
+        // All of 0.0.0.0/8 is "this network" (RFC 1122 3.2.1.3).
+        IpAddr::V4(ip) => ip.is_link_local() || ip.octets()[0] == 0,
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_unspecified(),
+    };
+    of_a_link || is_on_this_machine(ip.to_canonical())
+}
+
+/// Whether `ip` belongs to a private network (RFC 1918, RFC 6598, RFC 4193).
+pub(crate) fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    }
+}

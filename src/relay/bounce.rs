@@ -14,6 +14,7 @@ use mail_builder::headers::date::Date;
 use mail_builder::headers::message_id::MessageId;
 use mail_builder::headers::raw::Raw;
 use mail_builder::mime::{BodyPart, MimePart};
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,13 +36,18 @@ pub enum Reason {
     Unroutable,
     /// QUEUE_LIFETIME has passed; `diagnostic` is the last answer.
     Expired,
+    /// QUEUE_LIFETIME has passed, and a mailbox of this host could not be written. Why is for its postmaster alone:
+    /// `diagnostic` may name files, and is not shown.
+    Mailbox,
 }
 
 /// One recipient that failed for good.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Whom the message did not reach.
+    /// Whom the message did not reach, as the sender wrote it.
     pub to: ForwardPath,
+    /// Where mail for `to` is forwarded to. The report does not name it.
+    pub forwarded_to: Option<ForwardPath>,
     /// Why it was given up.
     pub reason: Reason,
     /// A fate's or a route's text: the remote host's own words, or ours.
@@ -123,14 +129,14 @@ fn words(report: &Report<'_>) -> String {
     );
     for failure in report.failures {
         let _ = write!(text, "\n{}\n", failure.to);
-        if failure.reason == Reason::Expired {
+        if matches!(failure.reason, Reason::Expired | Reason::Mailbox) {
             fold(
                 &mut text,
                 "    ",
                 "Tried again and again, and given up. The last result was:",
             );
         }
-        fold(&mut text, "    ", &printable(&failure.diagnostic));
+        fold(&mut text, "    ", &printable(&diagnostic(failure)));
     }
     text.push('\n');
     fold(
@@ -153,9 +159,10 @@ fn status(report: &Report<'_>) -> String {
         rfc5322(report.received)
     );
     for failure in report.failures {
-        let refusal = refusal(failure);
+        let diagnostic = diagnostic(failure);
+        let refusal = refusal(&diagnostic);
         let status = match failure.reason {
-            Reason::Expired => "4.4.7".to_owned(),
+            Reason::Expired | Reason::Mailbox => "4.4.7".to_owned(),
             Reason::NoSuchUser => "5.1.1".to_owned(),
             Reason::Unroutable => "5.4.4".to_owned(),
             Reason::Refused => refusal.and_then(enhanced).unwrap_or("5.0.0").to_owned(),
@@ -173,16 +180,28 @@ fn status(report: &Report<'_>) -> String {
             None => writeln!(
                 text,
                 "Diagnostic-Code: x-smtpd788; {}",
-                printable(&failure.diagnostic)
+                printable(&diagnostic)
             ),
         };
     }
     text
 }
 
+/// What a stranger may read of it.
+fn diagnostic(failure: &Failure) -> Cow<'_, str> {
+    match (&failure.reason, &failure.forwarded_to) {
+        (Reason::Mailbox, _) => Cow::from("the mailbox could not be written"),
+        (_, Some(path)) => {
+            let (hidden, shown) = (path.mailbox().to_string(), failure.to.mailbox().to_string());
+            Cow::from(failure.diagnostic.replace(&hidden, &shown))
+        }
+        (_, None) => Cow::from(&failure.diagnostic),
+    }
+}
+
 /// `550 5.1.1 No such user`, from `HOST[ip]:port said at RCPT: 550 5.1.1 No such user`.
-fn refusal(failure: &Failure) -> Option<&str> {
-    let (_, said) = failure.diagnostic.split_once(" said")?;
+fn refusal(diagnostic: &str) -> Option<&str> {
+    let (_, said) = diagnostic.split_once(" said")?;
     let (_, said) = said.split_once(": ")?;
     let code = said.get(..3)?;
     let is_code = code.bytes().all(|octet| octet.is_ascii_digit());

@@ -52,6 +52,7 @@ mod relay {
 
 /// Mail goes out: the whole daemon, real DNS, next hops that fail.
 mod forwarding {
+    mod backscatter; // reports that a stranger causes
     mod cluster; // several daemons
     mod fallback; // several MX hosts and addresses
     mod faults; // each kind of answer, and what becomes of the message

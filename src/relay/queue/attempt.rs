@@ -177,6 +177,7 @@ impl<O: Environment> Crew<O> {
                     index,
                     failure: Failure {
                         to: as_sent.clone(),
+                        forwarded_to: (as_sent != to).then(|| to.clone()),
                         reason,
                         diagnostic,
                         remote,
@@ -209,7 +210,11 @@ impl<O: Environment> Crew<O> {
                     never(reason, answer.clone());
                 }
                 Fate::Later(answer) if age >= settings.lifetime => {
-                    never(Reason::Expired, answer.clone());
+                    let reason = match self.destination(&to).0 {
+                        Destination::Mailbox(_) => Reason::Mailbox,
+                        _ => Reason::Expired,
+                    };
+                    never(reason, answer.clone());
                 }
                 Fate::Later(answer) => {
                     tried = true;

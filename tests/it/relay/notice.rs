@@ -9,6 +9,7 @@ const ORIGINAL: &[u8] = b"Received: from x\nSubject: =_=_ hello\n\nbody: secret\
 fn failure(reason: Reason, diagnostic: &str, remote: Option<&str>) -> Failure {
     Failure {
         to: "<john@example.org>".parse().unwrap(),
+        forwarded_to: None,
         reason,
         diagnostic: diagnostic.to_owned(),
         remote: remote.map(str::to_owned),
@@ -156,6 +157,41 @@ fn every_recipient_has_a_block() {
     ] {
         assert!(got.contains(part), "{part}: {got}");
     }
+}
+
+#[test]
+fn what_only_our_postmaster_may_know_is_not_told() {
+    for diagnostic in [
+        "/home/john/mail/mbox: Permission denied",
+        "/srv/mbox: locked by process 4711 (/srv/mbox.lock)",
+        "mailbox busy",
+    ] {
+        let got = report(
+            "h.test",
+            &[failure(Reason::Mailbox, diagnostic, None)],
+            ORIGINAL,
+        );
+        let words = "    Tried again and again, and given up. The last result was:\n    the mailbox could not be written\n";
+        assert!(got.contains(words), "{got}");
+        let status =
+            "Status: 4.4.7\nDiagnostic-Code: x-smtpd788; the mailbox could not be written\n";
+        assert!(got.contains(status), "{got}");
+        assert!(!got.contains(diagnostic), "{got}");
+    }
+    let forwarded = Failure {
+        forwarded_to: Some("<hidden@home.example>".parse().unwrap()),
+        ..failure(
+            Reason::Refused,
+            "mx.home.example[192.0.2.1]:25 said at RCPT: 550 <hidden@home.example>: no hidden@home.example",
+            None,
+        )
+    };
+    let got = report("h.test", &[forwarded], ORIGINAL);
+    assert!(!got.contains("hidden@"), "{got}");
+    assert!(
+        got.contains("550 <john@example.org>: no john@example.org"),
+        "{got}"
+    );
 }
 
 #[test]
