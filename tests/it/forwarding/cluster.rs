@@ -126,3 +126,52 @@ fn a_front_host_spreads_its_users_over_two_back_ends() {
     let boxes = [one.read("anna"), two.read("bert"), front.read("carl")];
     assert_eq!(boxes.map(|mbox| arrived(&mbox)), [[7], [7], [7]]);
 }
+
+/// RFC 788's scenario: the back host takes ten recipients of a message at a time, the front host has fifteen.
+#[test]
+fn more_recipients_than_the_next_host_takes_at_once() {
+    let dns = DnsServer::start();
+    mx(&dns, "back.example", "127.0.0.14");
+    for (most, messages_there) in [(10, 2), (1, 15), (7, 3), (15, 1)] {
+        let users: String = (0..15).map(|n| format!("u{n}:{{dir}}/u{n}\n")).collect();
+        let mut back = site(&dns, "back.example", "127.0.0.14", 0).users(&users);
+        back.mail += &format!("MAX_RECIPIENTS = {most}\n");
+        let back = back.start();
+        let front = relaying(&dns, back.addr().port(), "").start();
+        let mut client = front.greeted();
+        client.command("MAIL FROM:<john@mail.example>", "250");
+        for n in 0..15 {
+            client.command(&format!("RCPT TO:<u{n}@back.example>"), "250");
+        }
+        client.command("DATA", "354");
+        client.send("Subject: to all\r\n\r\nx\r\n.\r\n");
+        client.expect("250 OK id=");
+        front.wait_for_count(" relayed id=", 15);
+        wait_for_empty_spool(&front);
+        for n in 0..15 {
+            assert_eq!(
+                messages(&back.read(&format!("u{n}"))).len(),
+                1,
+                "{most} {n}"
+            );
+        }
+        assert_eq!(
+            back.matching(" accepted id=").len(),
+            messages_there,
+            "{most}"
+        );
+        assert_eq!(
+            back.matching(" connect client=").len(),
+            1,
+            "at once: {most}"
+        );
+        for event in [" deferred id=", " bounced id="] {
+            assert!(
+                front.matching(event).is_empty(),
+                "{most}: {:?}",
+                front.log()
+            );
+        }
+        assert_eq!(front.read("john/mbox"), "");
+    }
+}

@@ -118,8 +118,8 @@ fn send_sends_files_of_both_line_ends_and_tells_their_fate() {
     for (to, file, status, words) in [
         ("john@mail.example", &crlf, 0, " said: 250 OK id="),
         ("<john@mail.example>", &lf, 0, " said: 250 OK id="),
-        ("anna@mail.example", &lf, 69, " said: 550 "),
-        ("john@other.example", &lf, 69, " said: 550 "),
+        ("anna@mail.example", &lf, 69, " said at RCPT: 550 "),
+        ("john@other.example", &lf, 69, " said at RCPT: 550 "),
         ("john@mail.example", &bare, 1, "line 1 "),
         ("john", &lf, 1, "no host"),
         (
