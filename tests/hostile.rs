@@ -297,14 +297,14 @@ fn a_swapped_mailbox_is_never_written_through() {
     let swaps: [(&str, &dyn Fn()); 6] = [
         ("a link", &|| symlink(&victim, &mbox).unwrap()),
         ("a link to nothing", &|| {
-            symlink(daemon.path("nothing"), &mbox).unwrap()
+            symlink(daemon.path("nothing"), &mbox).unwrap();
         }),
         ("a link to a device", &|| {
-            symlink("/dev/null", &mbox).unwrap()
+            symlink("/dev/null", &mbox).unwrap();
         }),
         ("a hard link", &|| fs::hard_link(&victim, &mbox).unwrap()),
         ("a FIFO", &|| {
-            nix::unistd::mkfifo(&mbox, nix::sys::stat::Mode::S_IRWXU).unwrap()
+            nix::unistd::mkfifo(&mbox, nix::sys::stat::Mode::S_IRWXU).unwrap();
         }),
         ("a directory", &|| fs::create_dir(&mbox).unwrap()),
     ];

@@ -116,7 +116,7 @@ impl<S: Stream> Wire<S> {
         if self.replies.is_empty() {
             return Ok(());
         }
-        let result = self.send_replies(wait, now, |stream, bytes| stream.write(bytes));
+        let result = self.send_replies(wait, now, std::io::Write::write);
         self.replies.clear();
         result
     }

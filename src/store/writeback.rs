@@ -54,9 +54,8 @@ impl<'a> Ahead<'a> {
         len: u64,
     ) -> (u64, io::Result<()>) {
         let mut sent = 0;
-        let mut from = match i64::try_from(offset) {
-            Ok(from) => from,
-            Err(_) => return (0, Err(Errno::EFBIG.into())),
+        let Ok(mut from) = i64::try_from(offset) else {
+            return (0, Err(Errno::EFBIG.into()));
         };
         while sent < len {
             self.reach(at + sent);

@@ -110,7 +110,7 @@ fn a_dead_host_is_called_once_and_delays_nobody_else() {
     dead.iter().for_each(|id| {
         bench.file("next try set", *id, |q| {
             q.is_some_and(|q| q.next_try > SystemTime::now())
-        })
+        });
     });
     bench.file("half done", both, |q| {
         q.is_some_and(|q| q.recipients[1].state == crate::store::spool::State::Done)
@@ -189,7 +189,7 @@ fn connections_lost_at_once_make_a_host_dead() {
     ids.iter().for_each(|id| {
         bench.file("next try set", *id, |q| {
             q.is_some_and(|q| q.next_try > SystemTime::now())
-        })
+        });
     });
     let calls = bench.world.state().calls.len();
     assert!((3..=6).contains(&calls), "{calls}");

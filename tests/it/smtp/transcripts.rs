@@ -99,7 +99,7 @@ impl<'a> Receiver<'a> {
                 self.closed = true;
             }
             Step::Reply(reply) | Step::Greeted(reply) | Step::Begin(reply) | Step::Reset(reply) => {
-                self.send(&reply)
+                self.send(&reply);
             }
         }
     }
@@ -163,7 +163,7 @@ fn play_all(how: &str, play: impl Fn(&Transcript, &mut Receiver)) {
 #[test]
 fn all_at_once_in_memory() {
     play_all("all at once", |transcript, receiver| {
-        receiver.feed(&transcript.input())
+        receiver.feed(&transcript.input());
     });
 }
 

@@ -15,17 +15,17 @@ fn what_is_no_plain_file_is_refused_at_once() {
     type Make<'a> = (&'a str, &'a dyn Fn(&Path));
     let make: [Make; 5] = [
         ("symbolic link", &|mbox| {
-            std::os::unix::fs::symlink(&target, mbox).unwrap()
+            std::os::unix::fs::symlink(&target, mbox).unwrap();
         }),
         ("symbolic link", &|mbox| {
-            std::os::unix::fs::symlink("/nowhere", mbox).unwrap()
+            std::os::unix::fs::symlink("/nowhere", mbox).unwrap();
         }),
         ("hard links", &|mbox| fs::hard_link(&target, mbox).unwrap()),
         ("FIFO", &|mbox| {
-            nix::unistd::mkfifo(mbox, nix::sys::stat::Mode::S_IRWXU).unwrap()
+            nix::unistd::mkfifo(mbox, nix::sys::stat::Mode::S_IRWXU).unwrap();
         }),
         ("socket", &|mbox| {
-            drop(std::os::unix::net::UnixListener::bind(mbox).unwrap())
+            drop(std::os::unix::net::UnixListener::bind(mbox).unwrap());
         }),
     ];
     for cached in [false, true] {
@@ -97,7 +97,7 @@ fn two_names_of_one_mailbox_share_it_and_a_moved_directory_is_found_again() {
         ] {
             let mailboxes = &mailboxes;
             scope.spawn(move || {
-                (0..20).for_each(|_| mailboxes.deliver(&name, copy("x\n")).unwrap())
+                (0..20).for_each(|_| mailboxes.deliver(&name, copy("x\n")).unwrap());
             });
         }
     });
