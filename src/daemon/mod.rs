@@ -68,7 +68,7 @@ impl Daemon {
     pub fn start(config: Config, listeners: Vec<TcpListener>) -> Result<Daemon, StartError> {
         let spool = Arc::new(Spool::open(&config.mail.spool_dir)?);
         let (mailboxes, mended) = Mailboxes::open(Some(spool.dir()))
-            .map_err(|e| StartError::System("read the notes of the last run in SPOOL_DIR", e))?;
+            .map_err(|e| StartError::System("use SPOOL_DIR for the mailboxes", e))?;
         for line in mended {
             warn!("{line}");
         }

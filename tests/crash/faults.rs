@@ -30,27 +30,40 @@ const fn row(inject: &'static str, to: &'static str, size: usize, answer: &'stat
     }
 }
 
+/// Of the mailbox's file alone, which is answered 250: the message is in the spool.
+const fn mailbox(inject: &'static str, size: usize) -> Row {
+    Row {
+        path: Some("john/mbox"),
+        ..row(inject, LOCAL, size, "250")
+    }
+}
+
 const LOCAL: &str = "john@mail.example";
 const FAR: &str = "mary@far.test";
 
 /// A fault and the answer. A local message that is answered 250 is in the spool.
-const ROWS: [Row; 24] = [
+const ROWS: [Row; 26] = [
     // The mailbox fails, the spool does not.
-    row("pwritev,?pwritev2:error=EIO", LOCAL, SMALL, "250"),
-    row("pwritev,?pwritev2:error=ENOSPC", LOCAL, SMALL, "250"),
-    row("pwritev,?pwritev2:error=EIO", LOCAL, LARGE, "250"),
+    row("writev:error=EIO", LOCAL, SMALL, "250"),
+    row("writev:error=ENOSPC", LOCAL, SMALL, "250"),
+    row("writev:error=EIO", LOCAL, LARGE, "250"),
+    mailbox("writev:error=EIO:when=2+", LARGE),
+    mailbox("writev:error=ENOSPC:when=2+", LARGE),
+    mailbox("fcntl:error=ENOLCK", SMALL),
+    mailbox("fcntl:error=ESTALE", SMALL),
     row("fdatasync:error=EIO", LOCAL, SMALL, "250"),
     row("fdatasync:error=EIO", LOCAL, LARGE, "250"),
     Row {
         path: Some("john"),
         ..row("fsync:error=EIO", LOCAL, SMALL, "250")
     },
-    // The notes of extensions in progress.
+    // The journal of appends.
     row("pwrite64:error=EIO", LOCAL, SMALL, "250"),
     row("pwrite64:error=ENOSPC", LOCAL, SMALL, "250"),
     // Both fail.
     row("pwritev,?pwritev2,writev:error=EIO", LOCAL, SMALL, "451"),
     row("pwritev,?pwritev2,writev:error=ENOSPC", LOCAL, SMALL, "452"),
+    row("pwritev,?pwritev2,writev:error=EIO", LOCAL, LARGE, "451"),
     row("fdatasync,fsync:error=EIO", LOCAL, SMALL, "451"),
     row("fdatasync,fsync:error=EDQUOT", LOCAL, LARGE, "452"),
     row(
@@ -59,19 +72,11 @@ const ROWS: [Row; 24] = [
         SMALL,
         "451",
     ),
-    row(
-        "pwritev,?pwritev2,sendfile,?sendfile64:error=EIO",
-        LOCAL,
-        LARGE,
-        "451",
-    ),
     // The spool fails.
-    row("writev:error=EIO", FAR, SMALL, "451"),
-    row("writev:error=ENOSPC", FAR, SMALL, "452"),
-    row("writev:error=EIO", FAR, LARGE, "451"),
-    row("sendfile,?sendfile64:error=EIO", FAR, LARGE, "451"),
+    row("pwritev,?pwritev2:error=EIO", FAR, SMALL, "451"),
+    row("pwritev,?pwritev2:error=EIO", FAR, LARGE, "451"),
+    row("pwritev,?pwritev2:error=ENOSPC:when=2+", FAR, LARGE, "452"),
     row("fsync:error=EIO", FAR, SMALL, "451"),
-    row("fsync:error=ENOSPC", FAR, LARGE, "452"),
     row("rename,renameat,?renameat2:error=EIO", FAR, SMALL, "451"),
     Row {
         path: Some("spool"),

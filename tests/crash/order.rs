@@ -9,7 +9,7 @@ use crate::faults::send;
 use crate::ledger::{next_hop, taken};
 use crate::strace::Fault;
 
-const CALLS: &str = "write,writev,pwritev,?pwritev2,pwrite64,sendfile,rename,renameat,?renameat2,unlinkat,openat,\
+const CALLS: &str = "write,writev,pwritev,?pwritev2,pwrite64,rename,renameat,?renameat2,unlinkat,openat,\
                      fsync,fdatasync,sendto";
 
 /// One thread: what it changed and nobody has synced since, and whether anything was synced for it.
@@ -103,7 +103,7 @@ impl Judge<'_> {
     fn ends(&mut self, thread: &str, call: &str) {
         let (name, arguments) = call.split_once('(').unwrap_or_default();
         let at = path(arguments).unwrap_or_default();
-        // Neither the notes of appends, unsynced on purpose, nor what has no name.
+        // Neither the journal of appends, unsynced on purpose, nor what has no name.
         let ours = at.starts_with(self.folder) && !at.ends_with("/appending") && !at.contains("/#");
         match name {
             "fsync" | "fdatasync" => {
@@ -157,7 +157,7 @@ fn a_promise_comes_after_the_syncs_of_what_it_promises() {
 
 #[test]
 fn the_judge_sees_what_is_missing() {
-    let write = "7 pwritev(5</d/mbox>, [], 1, 0) = 9";
+    let write = "7 writev(5</d/mbox>, [], 1) = 9";
     let sync = "7 fdatasync(5</d/mbox>) = 0";
     let promise = "7 sendto(4<TCP:[1]>, \"250 OK id=1\", 9, 0, NULL, 0) = 9";
     let other = "8 fdatasync(5</d/mbox>) = 0";

@@ -82,7 +82,7 @@ impl Place {
     /// Opens the file, and makes an absent one (0600) if `create`. None if the file came or went
     /// meanwhile.
     pub(crate) fn open(&self, create: bool) -> Result<Option<Open>, MailboxError> {
-        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_NONBLOCK;
         let new = flags | OFlag::O_CREAT | OFlag::O_EXCL;
         let file = match self.directory.open_file(&self.name, flags, 0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {

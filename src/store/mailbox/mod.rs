@@ -3,48 +3,48 @@
 //!
 //! One append of a batch of messages to one mbox goes through these states:
 //!
-//! | state | the file | the note in `SPOOL_DIR/appending` | a process killed here leaves |
+//! | state | the file | its entry in `SPOOL_DIR/appending` | a process killed here leaves |
 //! | --- | --- | --- | --- |
-//! | 1 locked: fcntl lock, dotlock, path checked | as it was | none | a stale dotlock |
-//! | 2 noted: about to grow from F to T | length F | F, T | the file as it was |
-//! | 3 growing | between F and T | F, T | a torn end, which the next start cuts to F |
-//! | 4 written | T | F, T | whole messages that nobody was told of |
-//! | 5 **committed: fdatasync has returned** | T | F, T | whole messages, here for good |
-//! | 6 struck out, unlocked, answered | T | none | nothing |
+//! | 1 locked: fcntl lock, dotlock, path checked | length F | none | a stale dotlock |
+//! | 2 entered: a piece of up to 256 KiB is about to be written | F and the pieces before | F, where this piece can end | a torn end, unless this is the first piece |
+//! | 3 growing, then from 2 again until all is written | longer | as in 2 | a torn end, which the next start cuts to F |
+//! | 4 written | length T | F, T, whole | whole messages that nobody was told of |
+//! | 5 **committed: fdatasync has returned** | length T | F, T, whole | whole messages, here for good |
+//! | 6 cleared, unlocked, answered | length T | none | nothing |
 //!
-//! An error in 3 or 4 cuts the file to F at once, syncs that, strikes the note out, and is the
+//! An error in 2 to 4 cuts the file to F at once, syncs that, clears the entry, and is the
 //! answer of every message in the batch; only a write that failed for several is first tried for
-//! each by itself, since one may be too large where the others fit. If even the cut fails, nothing
-//! is appended to this mailbox until it succeeds. A sync that failed is never tried again.
+//! each by itself, since one may be too large where the others fit. If even the cut fails, the append
+//! is pending, and nothing is appended to this mailbox before that is settled. A sync that failed is
+//! never tried again.
 //!
-//! The next start cuts only if the path still names the same file (device, inode) and its length
-//! lies strictly between F and T. The note is struck out before the lock is let go, so what a mail
-//! reader does to the file later is never taken for a torn end. A torn end that is not ours is
-//! ended by an empty line, so that it doesn't swallow the next message. (What a power failure
-//! leaves of an unsynced append can be such an end.)
+//! No octet that others wrote is ever cut. The next start, and whoever settles a pending append later, cuts
+//! only in the boot that the entry was made in, and only if the path still names the same file
+//! (device, inode), if its length is one that the piece under way can have left, and if the checksum of
+//! all from F on shows that it is ours (`mbox/journal.rs`). The entry is cleared before the lock is let go, so
+//! what a mail reader does to the file later is never taken for a torn end. A torn end that is not shown
+//! to be ours is ended by an empty line, so that it doesn't swallow the next message. (What a power failure
+//! leaves of an unsynced append can be such an end, and what another program has appended to.)
 //!
 //! Threads that deliver to one mailbox at the same moment share one lock, one write and one sync
-//! (`commit.rs`); different mailboxes know nothing of each other.
+//! (`group_commit.rs`); different mailboxes know nothing of each other.
 
-mod appending;
 mod check;
 mod clock;
 mod dotlock;
 mod file;
-mod gather;
 mod lock;
 mod mbox;
-mod quote;
 
 use crate::message::Body;
 use crate::message::escape::Escaped;
 use crate::store::directory;
 use crate::store::group_commit::{Abandoned, Commit};
-use crate::store::mailbox::appending::{Note, Notes, Slot};
 pub use crate::store::mailbox::check::{Finding, Identity, check};
 use crate::store::mailbox::dotlock::{Dotlocks, PidFile};
 use crate::store::mailbox::file::{Key, Place, parent};
 use crate::store::mailbox::lock::PATIENCE;
+use crate::store::mailbox::mbox::journal::{self, Entry, Journal, Slot};
 use crate::store::mailbox::mbox::{Mbox, Shared};
 use std::collections::HashMap;
 use std::io;
@@ -54,19 +54,19 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-/// How long a start waits for one mailbox that is locked: its note can wait for the first append.
+/// How long a start waits for one mailbox that is locked: its journal entry can wait for the first append.
 const START_PATIENCE: Duration = Duration::from_millis(200);
 
 /// All mailboxes of the daemon, by path; made on first use.
 pub struct Mailboxes {
     known: Arc<Known>,
     /// By path as given: where those who deliver to it meet.
-    by_path: RwLock<HashMap<PathBuf, Arc<Entry>>>,
+    by_path: RwLock<HashMap<PathBuf, Arc<PathCommit>>>,
     /// Those with something that a killed process left.
     unsettled: Vec<Arc<Mbox>>,
 }
 
-type Entry = Commit<MailboxMessage, Result<(), MailboxError>, Append>;
+type PathCommit = Commit<MailboxMessage, Result<(), MailboxError>, Append>;
 
 /// Every mailbox that something holds, by where it is: two paths of one mailbox share it.
 struct Known {
@@ -150,42 +150,45 @@ pub struct Stats {
 }
 
 impl Mailboxes {
-    /// `notes` is SPOOL_DIR, whose lock the caller holds: there extensions in progress are noted
-    /// (`appending`), and there is the file that dotlocks are linked from (`pid`). None: library
+    /// `spool` is SPOOL_DIR, whose lock the caller holds: there is the journal of appends
+    /// (`appending`), and the file that dotlocks are linked from (`pid`). None: library
     /// use, without recovery after a crash.
     ///
     /// Recovers first: cuts back what a killed process left torn; returns a line for the log for
-    /// each cut, and for each mailbox that can't be looked at now, which is tried again before its
+    /// each cut, and for each mailbox that can't be looked at now, which is looked at again before its
     /// next message.
     ///
     /// # Errors
-    /// The files in SPOOL_DIR can't be made, written or read.
-    pub fn open(notes: Option<&Path>) -> io::Result<(Mailboxes, Vec<String>)> {
+    /// The journal in SPOOL_DIR can't be made or read; the text names it.
+    pub fn open(spool: Option<&Path>) -> io::Result<(Mailboxes, Vec<String>)> {
         let mut lines = Vec::new();
-        let (notes, pid_file, torn) = match notes {
+        let (journal, pid_file, torn) = match spool {
             Some(spool) => {
+                let shown = Escaped(spool.as_os_str().as_bytes());
                 let pid_file = PidFile::create(spool).map_err(|error| {
-                    let spool = Escaped(spool.as_os_str().as_bytes());
                     lines.push(format!(
-                        "cannot write {spool}/pid, locks do without: {error}"
+                        "cannot write {shown}/pid, locks do without: {error}"
                     ));
                 });
-                let (notes, torn) = Notes::open(spool)?;
-                (Some(notes), pid_file.ok(), torn)
+                let (journal, torn) = Journal::open(spool).map_err(|error| {
+                    let name = journal::NAME;
+                    io::Error::new(error.kind(), format!("{shown}/{name}: {error}"))
+                })?;
+                (Some(journal), pid_file.ok(), torn)
             }
             None => (None, None, Vec::new()),
         };
         let mut mailboxes = Mailboxes {
             known: Arc::new(Known {
-                shared: Arc::new(Shared::new(notes, Dotlocks::new(pid_file), PATIENCE)),
+                shared: Arc::new(Shared::new(journal, Dotlocks::new(pid_file), PATIENCE)),
                 by_key: Mutex::default(),
             }),
             by_path: RwLock::default(),
             unsettled: Vec::new(),
         };
-        for (slot, note) in torn {
-            let path = note.path.clone();
-            if let Err(error) = mailboxes.recover(slot, note, &mut lines) {
+        for (slot, entry) in torn {
+            let path = entry.path.clone();
+            if let Err(error) = mailboxes.recover(slot, entry, &mut lines) {
                 let path = Escaped(path.as_os_str().as_bytes());
                 lines.push(format!(
                     "recovery of mailbox={path} waits for its next message: {error}"
@@ -198,15 +201,15 @@ impl Mailboxes {
     fn recover(
         &mut self,
         slot: Slot,
-        note: Note,
+        entry: Entry,
         lines: &mut Vec<String>,
     ) -> Result<(), MailboxError> {
-        let place = match Place::find(&note.path, false) {
+        let place = match Place::find(&entry.path, false) {
             Err(error) if error.is_not_found() => return Ok(slot.clear()?),
             place => place?,
         };
         let mbox = self.known.get(&place);
-        match mbox.recover(&place, slot, note, START_PATIENCE) {
+        match mbox.recover(&place, slot, entry, START_PATIENCE) {
             Ok(report) => lines.extend(report),
             Err(error) => {
                 self.unsettled.push(mbox);
@@ -252,7 +255,7 @@ impl Mailboxes {
         self.known.shared.stats()
     }
 
-    fn entry(&self, mbox: &Path) -> Result<Arc<Entry>, MailboxError> {
+    fn entry(&self, mbox: &Path) -> Result<Arc<PathCommit>, MailboxError> {
         if let Some(entry) = self
             .by_path
             .read()

@@ -37,7 +37,7 @@ use crate::message::{Body, Id};
 use crate::smtp::address::ReversePath;
 use crate::store::directory;
 use crate::store::files::write_all;
-use crate::store::writeback::Ahead;
+use crate::store::writeback::{self, EarlyWriteback};
 use folder::{Folder, Name, lock};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -45,7 +45,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use spare::Spare;
 use std::fs::File;
-use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -305,15 +305,16 @@ impl Drop for Spool {
 }
 
 fn write_message(file: &mut File, envelope: &[u8], entry: &NewEntry<'_>) -> io::Result<()> {
-    let (in_file, in_memory) = (entry.body.in_file(), entry.body.in_memory());
     let head = [IoSlice::new(envelope), IoSlice::new(entry.heading)];
-    let Some((source, offset, len)) = in_file else {
-        write_all(file, 0, &mut [head[0], head[1], IoSlice::new(in_memory)])?;
+    if let Some(content) = entry.body.as_bytes() {
+        write_all(file, 0, &mut [head[0], head[1], IoSlice::new(content)])?;
         return Ok(());
-    };
-    let at = write_all(file, 0, &mut { head })?;
-    file.seek(SeekFrom::Start(at))?;
-    Ahead::new(file, at).send(at, source, offset, len).1?;
-    write_all(file, at + len, &mut [IoSlice::new(in_memory)])?;
-    Ok(())
+    }
+    let mut at = write_all(file, 0, &mut { head })?;
+    let mut early = EarlyWriteback::new(0);
+    writeback::in_pieces(entry.body, |piece| {
+        early.reach(file, at);
+        at = write_all(file, at, &mut [IoSlice::new(piece)])?;
+        Ok(())
+    })
 }

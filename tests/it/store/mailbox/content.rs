@@ -21,7 +21,7 @@ fn messages_lie_in_the_file_quoted_and_each_ended_by_an_empty_line() {
     ];
     for body in bodies {
         mailboxes.deliver(&place.mbox, copy(body)).unwrap();
-        assert!(!place.noted() && !place.lock().exists());
+        assert!(!place.entered() && !place.lock().exists());
     }
     assert_eq!(place.content(), expected(&bodies));
     assert_eq!(
@@ -62,7 +62,7 @@ fn a_body_in_a_file_gives_the_same_octets() {
             "{} octets",
             body.len()
         );
-        assert!(!place.noted());
+        assert!(!place.entered());
     }
 }
 

@@ -5,6 +5,7 @@ use crate::again;
 use smtpd788::mailbox::{MailboxError, MailboxMessage, Mailboxes};
 use smtpd788::message::Body;
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier};
@@ -24,99 +25,203 @@ fn a_body_that_ends_early_leaves_no_trace() {
         Err(MailboxError::Io(_))
     ));
     assert_eq!(place.content(), expected(&["one\n"]));
-    assert!(!place.noted() && !place.lock().exists());
+    assert!(!place.entered() && !place.lock().exists());
     mailboxes.deliver(&place.mbox, copy("two\n")).unwrap();
     assert_eq!(place.content(), expected(&["one\n", "two\n"]));
 }
 
+/// A line that pages are full of, so that every page of it is the same.
+const LINE: &str = "a line of sixty-four octets, the same again, with no end to it.\n";
+const FOLDER: &str = "SMTPD788_TEST_MAILBOX";
+
+/// The process to be killed.
 #[test]
-fn the_next_start_cuts_exactly_what_a_killed_process_tore() {
-    let whole = expected(&["1\n"]);
-    let from = whole.len() as u64;
-    let to = from + 500;
-    // (size at the start, whether the note is of this file, size afterwards)
-    let table = [
-        (from, true, from),
-        (from + 1, true, from),
-        (from + 499, true, from),
-        (to, true, to),
-        (to + 1, true, to + 1),
-        (from - 1, true, from - 1),
-        (from + 1, false, from + 1),
-    ];
-    for (size, same, after) in table {
-        let place = Place::new();
-        fs::write(&place.mbox, &whole).unwrap();
-        let file = OpenOptions::new().write(true).open(&place.mbox).unwrap();
-        if size > from {
-            file.write_all_at(&vec![b'x'; (size - from) as usize], from)
-                .unwrap();
+#[ignore = "started by the other tests"]
+fn victim() {
+    let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else {
+        return;
+    };
+    let body = LINE.repeat(LONG);
+    let (mailboxes, _) = Mailboxes::open(Some(&folder.join("spool"))).unwrap();
+    for copy in [copy(&body), spilled(body.as_bytes())].iter().cycle() {
+        (mailboxes.deliver(&folder.join("mbox"), copy.clone())).unwrap();
+    }
+}
+
+/// How many lines one of its messages has.
+const LONG: usize = (8 << 20) / LINE.len();
+
+/// What no other program has to do with: a message before the victim's first.
+const BEFORE: &str = "From b\n\nbefore\n\n";
+
+/// Kills the victim in the middle of a write, as the file's length tells; returns the length that the mailbox had
+/// before that write began.
+fn torn(place: &Place) -> usize {
+    let whole = expected(&[&LINE.repeat(LONG)]).len();
+    fs::write(&place.mbox, BEFORE).unwrap();
+    let len = || fs::metadata(&place.mbox).unwrap().len() as usize - BEFORE.len();
+    loop {
+        let mut child = again(module_path!(), "victim")
+            .arg("--ignored")
+            .env(FOLDER, place.folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while len().is_multiple_of(whole) {
+            assert!(child.try_wait().unwrap().is_none());
         }
-        file.set_len(size).unwrap();
-        place.note(file.metadata().unwrap().ino() + u64::from(!same), from, to);
-        let (mailboxes, lines) = place.recover();
-        assert_eq!(
-            fs::metadata(&place.mbox).unwrap().len(),
-            after,
-            "{size} {same}"
-        );
-        assert_eq!(lines.len(), usize::from(size != after), "{lines:?}");
-        assert!(!place.noted() && !place.lock().exists());
-        if let [line] = &lines[..] {
-            assert_eq!(
-                *line,
-                format!(
-                    "recovered mailbox={} cut={} size={from}",
-                    place.mbox.display(),
-                    size - from
-                )
-            );
-            mailboxes.deliver(&place.mbox, copy("2\n")).unwrap();
-            assert_eq!(place.content(), expected(&["1\n", "2\n"]));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !len().is_multiple_of(whole) {
+            return BEFORE.len() + len() / whole * whole;
         }
     }
 }
 
 #[test]
-fn a_note_of_a_file_that_is_gone_or_is_none_is_struck_out() {
+fn a_killed_process_leaves_whole_messages_only() {
     let place = Place::new();
-    place.note(1, 10, 20);
-    place.open();
-    assert!(!place.noted() && !place.mbox.exists());
-    std::os::unix::fs::symlink("/etc/passwd", &place.mbox).unwrap();
-    place.note(1, 10, 20);
-    place.open();
-    assert!(!place.noted());
-    fs::write(place.spool.join("appending"), "+ no note at all\n").unwrap();
-    place.open();
+    for _ in 0..10 {
+        let from = torn(&place);
+        let torn = fs::metadata(&place.mbox).unwrap().len() as usize;
+        let (mailboxes, lines) = place.recover();
+        let (mbox, cut) = (place.mbox.display(), torn - from);
+        assert_eq!(
+            lines,
+            [format!("recovered mailbox={mbox} cut={cut} size={from}")]
+        );
+        assert_eq!(fs::metadata(&place.mbox).unwrap().len() as usize, from);
+        assert!(!place.entered() && !place.lock().exists());
+        drop(mailboxes);
+        place.open().deliver(&place.mbox, copy("2\n")).unwrap();
+        let content = place.content();
+        assert!(content[..from].starts_with(BEFORE));
+        assert_eq!(content[from..], expected(&["2\n"]));
+    }
+}
+
+/// Another program's message.
+const FOREIGN: &str = "From c\n\nanother agent's\n\n";
+
+fn append(place: &Place, text: &str) {
+    let mut mbox = OpenOptions::new().append(true).open(&place.mbox).unwrap();
+    mbox.write_all(text.as_bytes()).unwrap();
 }
 
 #[test]
-fn a_mailbox_locked_at_the_start_is_cut_before_its_next_message() {
+fn what_is_not_shown_to_be_ours_alone_is_not_cut() {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let journal = |place: &Place| place.spool.join("appending");
+    type Change<'a> = (&'a str, &'a dyn Fn(&Place, usize));
+    let changes: [Change; 8] = [
+        ("another agent delivers", &|place, _| append(place, FOREIGN)),
+        ("and ends where a page of ours would", &|place, _| {
+            let len = fs::metadata(&place.mbox).unwrap().len() as usize;
+            append(place, FOREIGN);
+            append(place, &"\n".repeat(4096 - (len + FOREIGN.len()) % 4096));
+        }),
+        ("another file has the inode's number", &|place, _| {
+            let len = fs::metadata(&place.mbox).unwrap().len() as usize;
+            let other = FOREIGN.repeat(len / FOREIGN.len() + 1);
+            fs::write(&place.mbox, &other[..len]).unwrap();
+        }),
+        ("and is longer than the old one was", &|place, from| {
+            let other = FOREIGN.repeat(from / FOREIGN.len() + 9);
+            fs::write(&place.mbox, other).unwrap();
+        }),
+        ("a reader changed an octet of it", &|place, from| {
+            let mbox = OpenOptions::new().write(true).open(&place.mbox).unwrap();
+            mbox.write_all_at(b"X", from as u64 + 5).unwrap();
+        }),
+        ("the entry outlived a power cut", &|place, _| {
+            let text = fs::read(journal(place)).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let other = "0f7a9d3c-9f4e-4c1b-8a55-2f1f3f6f9a10";
+            fs::write(journal(place), text.replace(boot.trim(), other)).unwrap();
+        }),
+        ("the entry is one of an older version", &|place, from| {
+            let (found, path) = (fs::metadata(&place.mbox).unwrap(), place.mbox.display());
+            let (dev, ino, to) = (found.dev(), found.ino(), found.len() + 10);
+            let len = path.to_string().len();
+            let text = format!("+ {dev} {ino} {from} {to} {len} {path}\n");
+            fs::write(journal(place), text).unwrap();
+        }),
+        ("the entry is none", &|place, _| {
+            fs::write(journal(place), "+ no entry at all\n").unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let place = Place::new();
+        change(&place, torn(&place));
+        let before = place.content();
+        place.open().deliver(&place.mbox, copy("2\n")).unwrap();
+        let content = place.content();
+        assert!(content.starts_with(&before), "{what}");
+        let gap = match before.as_bytes() {
+            [.., b'\n', b'\n'] => "",
+            [.., b'\n'] => "\n",
+            _ => "\n\n",
+        };
+        let rest = &content[before.len()..];
+        assert_eq!(rest, format!("{gap}{}", expected(&["2\n"])), "{what}");
+    }
+}
+
+#[test]
+fn an_entry_of_a_file_that_is_gone_is_cleared() {
+    for replace in [
+        |_: &Place| {},
+        |place: &Place| std::os::unix::fs::symlink("/etc/passwd", &place.mbox).unwrap(),
+    ] {
+        let place = Place::new();
+        torn(&place);
+        fs::remove_file(&place.mbox).unwrap();
+        replace(&place);
+        place.open();
+        assert!(!place.entered());
+    }
+}
+
+#[test]
+fn a_mailbox_locked_at_the_start_is_cut_before_its_next_message_unless_another_was_faster() {
+    for faster in [false, true] {
+        let place = Place::new();
+        let from = torn(&place);
+        fs::write(place.lock(), "1\n").unwrap();
+        let (mailboxes, lines) = place.recover();
+        assert!(lines.len() == 1 && lines[0].contains("waits"), "{lines:?}");
+        assert!(place.entered());
+        assert!(matches!(
+            mailboxes.deliver(&place.mbox, copy("2\n")),
+            Err(MailboxError::Busy)
+        ));
+        // Another mailbox's entry doesn't take its slot, and another start finds it still.
+        mailboxes
+            .deliver(&place.folder.path().join("other"), copy("x\n"))
+            .unwrap();
+        drop(mailboxes);
+        let (mailboxes, lines) = place.recover();
+        assert_eq!(lines.len(), 1);
+        if faster {
+            append(&place, FOREIGN);
+        }
+        let before = place.content();
+        fs::remove_file(place.lock()).unwrap();
+        mailboxes.deliver(&place.mbox, copy("2\n")).unwrap();
+        let kept = if faster { &before } else { &before[..from] };
+        assert!(place.content() == format!("{kept}{}", expected(&["2\n"])));
+        assert!(!place.entered());
+    }
+}
+
+#[test]
+fn a_start_that_cannot_use_the_journal_names_it() {
     let place = Place::new();
-    let whole = expected(&["1\n"]);
-    fs::write(&place.mbox, format!("{whole}From torn")).unwrap();
-    let len = whole.len() as u64;
-    place.note(fs::metadata(&place.mbox).unwrap().ino(), len, len + 100);
-    fs::write(place.lock(), "1\n").unwrap();
-    let (mailboxes, lines) = place.recover();
-    assert!(lines.len() == 1 && lines[0].contains("waits"), "{lines:?}");
-    assert!(place.noted());
-    assert!(matches!(
-        mailboxes.deliver(&place.mbox, copy("2\n")),
-        Err(MailboxError::Busy)
-    ));
-    // Another mailbox's note doesn't take its slot, and another start finds it still.
-    mailboxes
-        .deliver(&place.folder.path().join("other"), copy("x\n"))
-        .unwrap();
-    drop(mailboxes);
-    let (mailboxes, lines) = place.recover();
-    assert_eq!(lines.len(), 1);
-    fs::remove_file(place.lock()).unwrap();
-    mailboxes.deliver(&place.mbox, copy("2\n")).unwrap();
-    assert_eq!(place.content(), expected(&["1\n", "2\n"]));
-    assert!(!place.noted());
+    let journal = place.spool.join("appending");
+    fs::create_dir(&journal).unwrap();
+    let error = Mailboxes::open(Some(&place.spool)).err().unwrap();
+    let named = format!("{}: Is a directory", journal.display());
+    assert!(error.to_string().starts_with(&named), "{error}");
 }
 
 /// The limit is the process's, so the test runs itself again in one of its own.
@@ -165,51 +270,5 @@ fn a_message_too_large_for_the_file_leaves_no_trace_and_fails_alone() {
         });
     }
     assert_eq!(place.content(), expected(&["small\n"; 160]));
-    assert!(!place.noted() && !place.lock().exists());
-}
-
-/// A process that is killed in the middle of a large write, as the test catches it by the file's
-/// length.
-#[test]
-fn a_killed_process_leaves_whole_messages_only() {
-    const NAME: &str = "a_killed_process_leaves_whole_messages_only";
-    let line = "a line of text, the same again and again, with no end in sight\n";
-    let body = line.repeat((8 << 20) / line.len());
-    if let Some(folder) = std::env::var_os("MAILBOX_TEST_KILLED") {
-        let folder = PathBuf::from(folder);
-        let (mailboxes, _) = Mailboxes::open(Some(&folder.join("spool"))).unwrap();
-        let copies = [copy(&body), spilled(body.as_bytes())];
-        for copy in copies.iter().cycle() {
-            mailboxes
-                .deliver(&folder.join("mbox"), copy.clone())
-                .unwrap();
-        }
-    }
-    let place = Place::new();
-    let whole = expected(&[&body]).len() as u64;
-    let mut cuts = 0;
-    for _ in 0..10 {
-        let mut child = again(module_path!(), NAME)
-            .env("MAILBOX_TEST_KILLED", place.folder.path())
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        while fs::metadata(&place.mbox)
-            .map_or(0, |found| found.len())
-            .is_multiple_of(whole)
-        {
-            assert!(child.try_wait().unwrap().is_none());
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        cuts += place.recover().1.len();
-        let len = fs::metadata(&place.mbox).unwrap().len();
-        assert_eq!(len % whole, 0);
-        let (mailboxes, lines) = place.recover();
-        assert_eq!(lines, [""; 0]);
-        mailboxes.deliver(&place.mbox, copy(&body)).unwrap();
-        assert!(place.content() == expected(&[body.as_str()]).repeat((len / whole) as usize + 1));
-        fs::write(&place.mbox, "").unwrap();
-    }
-    println!("{cuts} of 10 were torn");
+    assert!(!place.entered() && !place.lock().exists());
 }

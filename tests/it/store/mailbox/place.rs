@@ -4,7 +4,6 @@ use smtpd788::mailbox::{MailboxMessage, Mailboxes};
 use smtpd788::message::{Body, BodyWriter};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,20 +51,12 @@ impl Place {
         self.folder.path().join("mbox.lock")
     }
 
-    /// Whether any note is not struck out.
-    pub(crate) fn noted(&self) -> bool {
+    /// Whether the journal has any entry that is not cleared.
+    pub(crate) fn entered(&self) -> bool {
         fs::read(self.spool.join("appending"))
             .unwrap()
             .chunks(4096)
             .any(|slot| slot[0] == b'+')
-    }
-
-    /// A note as a killed process leaves it.
-    pub(crate) fn note(&self, ino: u64, from: u64, to: u64) {
-        let dev = fs::metadata(self.folder.path()).unwrap().dev();
-        let path = self.mbox.to_str().unwrap();
-        let text = format!("+ {dev} {ino} {from} {to} {} {path}\n", path.len());
-        fs::write(self.spool.join("appending"), text).unwrap();
     }
 }
 

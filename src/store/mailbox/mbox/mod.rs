@@ -1,19 +1,24 @@
-//! One mbox file: open it, lock it, make its end fit, append a batch, sync, or cut back. The states
-//! of an append and the instant of commitment are in the table of `mailbox.rs`.
+//! One mbox file: open it, lock it, make its end fit, append a batch, sync, or roll back. The states
+//! of an append and the instant of commitment are in the table of `mailbox/mod.rs`.
 //!
 //! The path is followed anew for each batch (`file.rs`), the open file is kept for the next one. After
 //! locking, the name is looked up: only if it still names the very file that is open and locked, a
 //! regular file with one name, is anything written.
 
+mod append;
+pub(crate) mod journal;
+mod quote;
+#[cfg(test)]
+mod tests;
+
 use crate::store::directory::id;
-use crate::store::mailbox::appending::{Note, Notes, Slot};
 use crate::store::mailbox::dotlock::{Dotlocks, Source};
 use crate::store::mailbox::file::{Key, Open, Place, missing_end};
-use crate::store::mailbox::gather;
 use crate::store::mailbox::lock::{Held, Wait, lock};
+use crate::store::mailbox::mbox::append::{Append, PendingAppend};
+use crate::store::mailbox::mbox::journal::{Entry, Journal, Slot};
 use crate::store::mailbox::{MailboxError, MailboxMessage, Stats};
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -27,7 +32,7 @@ const TRIES: usize = 10;
 
 /// What all mailboxes of a daemon share.
 pub(crate) struct Shared {
-    pub(crate) notes: Option<Arc<Notes>>,
+    journal: Option<Arc<Journal>>,
     dotlocks: Dotlocks,
     /// In milliseconds.
     pub(crate) patience: AtomicU64,
@@ -38,9 +43,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(notes: Option<Arc<Notes>>, dotlocks: Dotlocks, patience: Duration) -> Shared {
+    pub(crate) fn new(
+        journal: Option<Arc<Journal>>,
+        dotlocks: Dotlocks,
+        patience: Duration,
+    ) -> Shared {
         Shared {
-            notes,
+            journal,
             dotlocks,
             patience: AtomicU64::new(patience.as_millis() as u64),
             open: Mutex::default(),
@@ -73,17 +82,8 @@ struct State {
     /// Others held a lock all the time when it was last wanted. Whoever comes next has one quick look: the threads of
     /// clients shall not gather where one mailbox is locked for long.
     busy: bool,
-    /// An extension that is not known to be whole, nor to be cut back. Nothing is appended before
-    /// that is settled.
-    owed: Option<Owed>,
-}
-
-struct Owed {
-    slot: Option<Slot>,
-    note: Note,
-    /// It is our own, so it must go even if it is whole: nobody was told that it is safe. One of a
-    /// process that was killed stays if it is whole.
-    ours: bool,
+    /// Nothing is appended before this is rolled back, or found to be whole.
+    pending: Option<PendingAppend>,
 }
 
 /// The locks, the file, its length.
@@ -99,7 +99,7 @@ impl Mbox {
                 listed: false,
                 source: Source::default(),
                 busy: false,
-                owed: None,
+                pending: None,
             };
             Mbox {
                 shared,
@@ -119,30 +119,26 @@ impl Mbox {
         }
     }
 
-    /// Settles what a killed process left (`note`, kept in `slot`): Some(what was cut) for the log.
-    /// An error leaves the matter open, to be settled before the next append.
+    /// Rolls back what a killed process left (`entry`, kept in `slot`): Some(a line for the log).
+    /// An error leaves it pending, to be looked at before the next append.
     pub(crate) fn recover(
         &self,
         place: &Place,
         slot: Slot,
-        note: Note,
+        entry: Entry,
         patience: Duration,
     ) -> Result<Option<String>, MailboxError> {
         let mut state = self.state();
-        state.owed = Some(Owed {
+        state.pending = Some(PendingAppend {
             slot: Some(slot),
-            note,
+            entry,
             ours: false,
         });
         match self.lock(&mut state, place, patience, false) {
-            Ok((held, open, size)) => {
-                let report = self.settle(&mut state, place, &open, size)?.1;
-                drop(held);
-                Ok(report)
-            }
+            Ok((_held, open, size)) => Ok(self.roll_back(&mut state, place, &open, size)?.1),
             // The file is gone, or something else is in its place: there is nothing of ours to cut.
             Err(error) if matches!(&error, MailboxError::NotAFile(_)) || error.is_not_found() => {
-                self.strike_out(&mut state);
+                clear(&mut state);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -150,7 +146,7 @@ impl Mbox {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // After a panic the state is whole: `owed` tells what was begun.
+        // After a panic the state is whole: `pending` tells what was begun.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,62 +163,57 @@ impl Mbox {
         let locked = self.lock(state, place, patience, true);
         state.busy = matches!(locked, Err(MailboxError::Busy));
         let (held, open, size) = locked?;
-        let (from, report) = self.settle(state, place, &open, size)?;
+        let (from, report) = self.roll_back(state, place, &open, size)?;
         if let Some(report) = report {
             log::warn!("{report}");
         }
         let gap = missing_end(&open.file, from)?;
-        let most = from + gap.len() as u64 + gather::most_octets(batch);
-        self.note(state, place, &open, from, most)?;
-
-        let outcome = self.write(state, &open, from, gap, batch);
-        if outcome.is_err() {
-            self.cut_back(state, &open.file, from);
-        } else {
-            self.strike_out(state);
+        let pending = state.pending.insert(PendingAppend {
+            slot: self.shared.journal.as_ref().map(Journal::slot),
+            entry: Entry {
+                path: place.path.clone(),
+                id: open.id,
+                from,
+                ends: Vec::new(),
+                whole: false,
+            },
+            ours: true,
+        });
+        let mut append = Append::new(&open.file, pending, gap);
+        let start = append.mark();
+        let outcomes = self.write(&mut append, &open, batch);
+        // If the file can't be cut now, the append stays pending, and its entry in the journal too.
+        if outcomes.is_ok() || append.back_to(start).is_ok() {
+            clear(state);
+        }
+        if outcomes.is_err() {
+            // So that a power failure doesn't bring the torn end back; what matters was reported
+            // before.
+            let _ = open.file.sync_data();
         }
         drop(held);
-        outcome
+        outcomes
     }
 
-    /// Writes and syncs. On an error the file has still to be cut back.
+    /// Writes and syncs. On an error the append is still to be rolled back.
     fn write(
         &self,
-        state: &State,
+        append: &mut Append<'_>,
         open: &Open,
-        from: u64,
-        gap: &'static [u8],
         batch: &[MailboxMessage],
     ) -> Result<Vec<Outcome>, MailboxError> {
-        let (outcomes, end) = match gather::write_copies(&open.file, from, gap, batch) {
-            Ok(end) => (batch.iter().map(|_| Ok(())).collect(), end),
-            Err(error) if batch.len() == 1 => return Err(error.into()),
-            Err(_) => write_singly(&open.file, from, gap, batch)?,
+        let start = append.mark();
+        let outcomes: Vec<Outcome> = match append.write(batch, true) {
+            Ok(()) => batch.iter().map(|_| Ok(())).collect(),
+            Err(error) if batch.len() == 1 || !append.back_to(start)? => return Err(error.into()),
+            Err(_) => write_singly(append, batch)?,
         };
-        if let Some(Owed {
-            slot: Some(slot),
-            note,
-            ..
-        }) = &state.owed
-            && note.to != end
-        {
-            // From here on the file is whole at its present length.
-            slot.write(&Note {
-                to: end,
-                ..note.clone()
-            })?;
-        }
         // Never a second time: after a failed sync the system may have dropped what it could not
         // write.
         open.file.sync_data()?;
+        let written = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         self.shared.batches.fetch_add(1, Ordering::Relaxed);
-        let written = outcomes
-            .iter()
-            .filter(|outcome: &&Outcome| outcome.is_ok())
-            .count();
-        self.shared
-            .messages
-            .fetch_add(written as u64, Ordering::Relaxed);
+        (self.shared.messages).fetch_add(written as u64, Ordering::Relaxed);
         Ok(outcomes)
     }
 
@@ -288,108 +279,53 @@ impl Mbox {
         }
     }
 
-    fn note(
-        &self,
-        state: &mut State,
-        place: &Place,
-        open: &Open,
-        from: u64,
-        to: u64,
-    ) -> Result<(), MailboxError> {
-        let note = Note {
-            path: place.path.clone(),
-            dev: open.id.0,
-            ino: open.id.1,
-            from,
-            to,
-        };
-        let slot = self.shared.notes.as_ref().map(Notes::slot);
-        if let Some(slot) = &slot {
-            slot.write(&note)?;
-        }
-        state.owed = Some(Owed {
-            slot,
-            note,
-            ours: true,
-        });
-        Ok(())
-    }
-
-    /// Cuts back what was not settled; the length of the file then, and what was cut.
-    fn settle(
+    /// Cuts back what is pending, if the file ends in it and in nothing else; the length of the file then, and a line
+    /// for the log.
+    fn roll_back(
         &self,
         state: &mut State,
         place: &Place,
         open: &Open,
         size: u64,
     ) -> Result<(u64, Option<String>), MailboxError> {
-        let Some(Owed { note, ours, .. }) = &state.owed else {
+        let Some(PendingAppend { entry, ours, .. }) = &state.pending else {
             return Ok((size, None));
         };
-        let torn = note.from < size && (size < note.to || *ours && size == note.to);
-        if (note.dev, note.ino) != open.id || !torn {
-            self.strike_out(state);
+        let (from, file) = (entry.from, &open.file);
+        if !entry.explains(file, open.id, size, !ours)? {
+            clear(state);
             return Ok((size, None));
         }
-        let from = note.from;
-        open.file.set_len(from)?;
-        open.file.sync_data()?;
-        self.strike_out(state);
-        let path = place.shown();
-        Ok((
-            from,
-            Some(format!(
-                "recovered mailbox={path} cut={} size={from}",
-                size - from
-            )),
-        ))
+        file.set_len(from)?;
+        file.sync_data()?;
+        clear(state);
+        let (path, cut) = (place.shown(), size - from);
+        let report = format!("recovered mailbox={path} cut={cut} size={from}");
+        Ok((from, Some(report)))
     }
+}
 
-    /// After an error. If the file can't be cut now, it stays owed, and the note stays too.
-    fn cut_back(&self, state: &mut State, file: &File, from: u64) {
-        if file.set_len(from).is_ok() {
-            // So that a power failure doesn't bring the torn end back; what matters was reported
-            // before.
-            let _ = file.sync_data();
-            self.strike_out(state);
-        }
-    }
-
-    fn strike_out(&self, state: &mut State) {
-        if let Some(Owed {
-            slot: Some(slot), ..
-        }) = state.owed.take()
-        {
-            // A note that stays by a fault of the disk is the first to be overwritten; till then it
-            // harms only if the file is cut by others to a length between these two.
-            let _ = slot.clear();
-        }
+/// The pending append is finished, or undone.
+fn clear(state: &mut State) {
+    if let Some(slot) = state.pending.take().and_then(|pending| pending.slot) {
+        // An entry that stays by a fault of the disk is the first to be overwritten; till then it is
+        // one of a whole append, or of octets that are no longer there.
+        let _ = slot.clear();
     }
 }
 
 /// One by one, after the batch as a whole could not be written: the error of one huge message is
 /// its own.
-fn write_singly(
-    file: &File,
-    from: u64,
-    gap: &'static [u8],
-    batch: &[MailboxMessage],
-) -> io::Result<(Vec<Outcome>, u64)> {
-    file.set_len(from)?;
-    let mut end = from;
+fn write_singly(append: &mut Append<'_>, batch: &[MailboxMessage]) -> io::Result<Vec<Outcome>> {
     let mut outcomes = Vec::with_capacity(batch.len());
     for copy in batch {
-        let gap = if end == from { gap } else { b"" };
-        match gather::write_copies(file, end, gap, std::slice::from_ref(copy)) {
-            Ok(new_end) => {
-                end = new_end;
-                outcomes.push(Ok(()));
-            }
-            Err(error) => {
-                file.set_len(end)?;
-                outcomes.push(Err(error.into()));
-            }
-        }
+        let before = append.mark();
+        outcomes.push(match append.write(std::slice::from_ref(copy), false) {
+            Ok(()) => Ok(()),
+            Err(error) if append.back_to(before)? => Err(error.into()),
+            Err(error) => return Err(error),
+        });
     }
-    Ok((outcomes, end))
+    append.whole()?;
+    Ok(outcomes)
 }

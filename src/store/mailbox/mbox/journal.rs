@@ -1,0 +1,261 @@
+//! `SPOOL_DIR/appending`, the append journal: which mbox file is being extended, from which length, by what.
+//!
+//! A process can be killed in the middle of a write, and then nobody is left to cut the file back. So each write has an
+//! entry here before its first octet is written, and the entry is cleared before the mailbox is unlocked. The next
+//! start finds the entries that were not cleared. The journal is never synced: what a killed process wrote is in the
+//! system's page cache, and it is only there for that. After a power failure an entry may be missing, and the mailbox
+//! may end in a torn message, which no sender was told is safe; or an entry may be there that was cleared long ago. So
+//! an entry proves something only in the boot that it was made in.
+//!
+//! What it proves is that the file ends in a part of our append and in nothing else. The system copies a write page by
+//! page, so a killed one ends where a page of the file ends. For each length that the write under way can leave, the
+//! entry holds a checksum of all that was appended up to there. A file with any other length, or with other octets
+//! behind the old length, is left as it is: another program has written to it since.
+//!
+//! There is one slot of a page for each append under way, so an entry is never torn itself, and the file is never larger
+//! than the most mailboxes ever written at once. A slot reads `+ BOOT DEV INODE FROM WHOLE PATH-LENGTH ENDS PATH`, with
+//! `LENGTH:CHECKSUM,` for each end; a cleared one has `-` for its `+`. What follows the path is left over from older
+//! entries.
+
+use crate::store::files::read_full;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, IoSlice, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The file's name in SPOOL_DIR.
+pub(crate) const NAME: &str = "appending";
+/// The smallest page there is, so no slot lies on two, and every larger page ends where one of these does.
+const PAGE: u64 = 4096;
+
+/// A length of the file, and the checksum of what was appended up to there.
+pub(crate) type End = (u64, u64);
+
+/// The checksum of what is appended, as far as it is appended.
+#[derive(Clone)]
+pub(crate) struct Sum {
+    /// The file's length so far.
+    pub(crate) at: u64,
+    hasher: DefaultHasher,
+}
+
+impl Sum {
+    /// Nothing is appended yet to a file of this length.
+    pub(crate) fn new(from: u64) -> Sum {
+        Sum {
+            at: from,
+            hasher: DefaultHasher::new(),
+        }
+    }
+
+    /// Goes on by what is in `parts`, `most` octets of it at most; returns where a killed write of it can end.
+    pub(crate) fn advance(&mut self, parts: &[IoSlice<'_>], mut most: usize) -> Vec<End> {
+        let mut ends = vec![self.end()];
+        for part in parts {
+            let mut rest = &part[..part.len().min(most)];
+            most -= rest.len();
+            while !rest.is_empty() {
+                let to_page_end = (PAGE - self.at % PAGE) as usize;
+                let (now, later) = rest.split_at(rest.len().min(to_page_end));
+                self.hasher.write(now);
+                self.at += now.len() as u64;
+                if self.at.is_multiple_of(PAGE) {
+                    ends.push(self.end());
+                }
+                rest = later;
+            }
+        }
+        ends.push(self.end());
+        ends
+    }
+
+    pub(crate) fn end(&self) -> End {
+        (self.at, self.hasher.finish())
+    }
+}
+
+/// One append to an mbox file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Absolute, its directory without links.
+    pub(crate) path: PathBuf,
+    /// Device and inode.
+    pub(crate) id: (u64, u64),
+    /// The file's length before.
+    pub(crate) from: u64,
+    /// Where the write under way can end, in ascending order; the last is where it is done.
+    pub(crate) ends: Vec<End>,
+    /// The append is whole once this write is done.
+    pub(crate) whole: bool,
+}
+
+impl Entry {
+    /// Whether `file`, with `id` and of `size` octets, ends in what was appended and in nothing else; for a `torn` one
+    /// only if it is not whole.
+    pub(crate) fn explains(
+        &self,
+        file: &File,
+        id: (u64, u64),
+        size: u64,
+        torn: bool,
+    ) -> io::Result<bool> {
+        let Some(&end) = self.ends.iter().find(|end| end.0 == size) else {
+            return Ok(false);
+        };
+        let is_whole = self.whole && self.ends.last() == Some(&end);
+        if id != self.id || size <= self.from || torn && is_whole {
+            return Ok(false);
+        }
+        let mut sum = Sum::new(self.from);
+        let mut chunk = vec![0; 64 * 1024];
+        while sum.at < size {
+            let most = chunk.len().min((size - sum.at) as usize);
+            let len = read_full(file, sum.at, &mut chunk[..most])?;
+            if len == 0 {
+                return Ok(false);
+            }
+            sum.advance(&[IoSlice::new(&chunk[..len])], len);
+        }
+        Ok(sum.end() == end)
+    }
+
+    fn encode(&self, boot: &str) -> io::Result<Vec<u8>> {
+        let path = self.path.as_os_str().as_bytes();
+        let mut text = Vec::with_capacity(PAGE as usize);
+        let (dev, ino) = self.id;
+        let (from, whole, len) = (self.from, u8::from(self.whole), path.len());
+        write!(text, "+ {boot} {dev} {ino} {from} {whole} {len} ")?;
+        for (length, checksum) in &self.ends {
+            write!(text, "{length}:{checksum:x},")?;
+        }
+        text.push(b' ');
+        text.extend_from_slice(path);
+        text.push(b'\n');
+        match text.len() as u64 <= PAGE {
+            true => Ok(text),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidFilename,
+                "the path is too long for the append journal",
+            )),
+        }
+    }
+
+    /// None if the slot is cleared, holds no entry, or one of another boot.
+    fn decode(slot: &[u8], boot: &str) -> Option<Entry> {
+        let mut words = slot.strip_prefix(b"+ ")?.splitn(8, |&octet| octet == b' ');
+        let mut word = || str::from_utf8(words.next()?).ok();
+        if boot.is_empty() || word()? != boot {
+            return None;
+        }
+        let mut number = || word()?.parse::<u64>().ok();
+        let [dev, ino, from, whole, len] = [number()?, number()?, number()?, number()?, number()?];
+        let mut ends = Vec::new();
+        for end in word()?.split_terminator(',') {
+            let (length, checksum) = end.split_once(':')?;
+            ends.push((
+                length.parse().ok()?,
+                u64::from_str_radix(checksum, 16).ok()?,
+            ));
+        }
+        let path = words.next()?.get(..usize::try_from(len).ok()?)?;
+        Some(Entry {
+            path: PathBuf::from(std::ffi::OsString::from_vec(path.to_vec())),
+            id: (dev, ino),
+            from,
+            ends,
+            whole: whole == 1,
+        })
+    }
+}
+
+/// An entry that was not cleared, kept in its slot until it is.
+pub(crate) type Found = (Slot, Entry);
+
+/// The open journal.
+pub(crate) struct Journal {
+    file: File,
+    /// The id of this boot; empty if the system does not tell it: then nothing is ever proved.
+    boot: String,
+    slots: Mutex<Slots>,
+}
+
+struct Slots {
+    free: Vec<u64>,
+    count: u64,
+}
+
+impl Journal {
+    /// Opens or makes the journal in `spool`, and returns the entries of this boot that were not cleared, each with its
+    /// slot.
+    pub(crate) fn open(spool: &Path) -> io::Result<(Arc<Journal>, Vec<Found>)> {
+        // proc_sys_kernel(5): a random text for each boot.
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).mode(0o600);
+        options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
+        let file = options.truncate(false).open(spool.join(NAME))?;
+        let count = file.metadata()?.len().div_ceil(PAGE);
+        let free = Vec::new();
+        let journal = Arc::new(Journal {
+            file,
+            boot: boot.trim().to_owned(),
+            slots: Mutex::new(Slots { free, count }),
+        });
+        let mut found = Vec::new();
+        let mut text = vec![0; PAGE as usize];
+        for index in 0..count {
+            let len = read_full(&journal.file, index * PAGE, &mut text)?;
+            // One without an entry is free again when it is dropped here.
+            let slot = Slot {
+                journal: Arc::clone(&journal),
+                index,
+            };
+            if let Some(entry) = Entry::decode(&text[..len], &journal.boot) {
+                found.push((slot, entry));
+            }
+        }
+        Ok((journal, found))
+    }
+
+    /// A slot for one append; a cleared one if there is any.
+    pub(crate) fn slot(self: &Arc<Journal>) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = slots.free.pop().unwrap_or_else(|| {
+            slots.count += 1;
+            slots.count - 1
+        });
+        Slot {
+            journal: Arc::clone(self),
+            index,
+        }
+    }
+}
+
+/// The slot of one entry; free for another when dropped.
+pub(crate) struct Slot {
+    journal: Arc<Journal>,
+    index: u64,
+}
+
+impl Slot {
+    /// Puts `entry` in the place of what was there.
+    pub(crate) fn write(&self, entry: &Entry) -> io::Result<()> {
+        let text = entry.encode(&self.journal.boot)?;
+        self.journal.file.write_all_at(&text, self.index * PAGE)
+    }
+
+    /// The append is finished, or undone.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        self.journal.file.write_all_at(b"-", self.index * PAGE)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut slots = (self.journal.slots.lock()).unwrap_or_else(PoisonError::into_inner);
+        slots.free.push(self.index);
+    }
+}
