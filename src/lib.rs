@@ -76,7 +76,7 @@ pub mod smtp;
 pub mod store;
 
 #[doc(hidden)]
-pub use daemon::{cli, config, log, system};
+pub use daemon::{cli, config, log};
 pub use receive::{handler, server};
 pub use relay::mailer as send;
 #[doc(hidden)]

@@ -5,17 +5,18 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use listenfd::ListenFd;
-use log::{info, warn};
+use log::info;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use smtpd788::cli::{self, Task};
-use smtpd788::config::{Config, ConfigError, MailConf};
-use smtpd788::daemon::{Daemon, StartError, listen};
+use smtpd788::config::{Files, MailConf};
+use smtpd788::daemon::Daemon;
+use smtpd788::daemon::start::{StartError, test};
 use smtpd788::log::{self as output, err, out};
-use smtpd788::{spool, system};
+use smtpd788::spool;
 
+const OK: u8 = 0;
 const USAGE: u8 = 64;
 const REFUSED: u8 = 71;
 const CONFIG: u8 = 78;
@@ -24,133 +25,111 @@ const CONFIG: u8 = 78;
 const GRACE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    let result = match cli::parse(std::env::args_os().skip(1)) {
+    let status = match cli::parse(std::env::args_os().skip(1)) {
         Err(what) => {
             err(&format!("smtpd788: {what}\n{}", cli::usage()));
-            Err(USAGE)
+            USAGE
         }
         Ok(Task::Help) => {
             out(&cli::usage());
-            Ok(())
+            OK
         }
         Ok(Task::Version) => {
             out(&format!("{}\n", cli::VERSION));
-            Ok(())
+            OK
         }
-        Ok(Task::Test {
-            mail_conf,
-            user_conf,
-        }) => read(&mail_conf, &user_conf).map(|config| {
-            for warning in config.warnings() {
-                err(&format!("warning: {warning}\n"));
-            }
-            out("configuration OK\n");
-        }),
+        Ok(Task::Test(files)) => show_findings(&files),
         Ok(Task::Queue { mail_conf }) => list_queue(&mail_conf),
-        Ok(Task::Run {
-            mail_conf,
-            user_conf,
-        }) => run(&mail_conf, &user_conf),
+        Ok(Task::Run(files)) => match run(&files) {
+            Ok(()) => OK,
+            Err(error) => fail(&error),
+        },
     };
-    result.map_or_else(ExitCode::from, |()| ExitCode::SUCCESS)
+    ExitCode::from(status)
 }
 
-fn report(errors: Vec<ConfigError>) -> u8 {
-    for error in errors {
-        err(&format!("{error}\n"));
+/// `-t`: `configuration OK`, or every error; and every warning.
+fn show_findings(files: &Files) -> u8 {
+    let findings = match test(files) {
+        Ok(findings) => findings,
+        Err(error) => return fail(&error),
+    };
+    for warning in &findings.warnings {
+        err(&format!("warning: {warning}\n"));
     }
-    CONFIG
+    match findings.into_result() {
+        Err(error) => fail(&error),
+        Ok(()) => {
+            out("configuration OK\n");
+            OK
+        }
+    }
 }
 
-/// Both files, with every check that a start makes before it touches anything.
-fn read(mail_conf: &Path, user_conf: &Path) -> Result<Config, u8> {
-    let config = Config::load(mail_conf, user_conf).map_err(report)?;
-    let faults = config.check_system(mail_conf, user_conf);
-    if !faults.is_empty() {
-        return Err(report(faults));
-    }
-    if let Err(fault) = config.check_spool_dir(mail_conf) {
-        report(vec![fault]);
-        return Err(REFUSED);
-    }
-    Ok(config)
-}
-
-fn list_queue(mail_conf: &Path) -> Result<(), u8> {
-    let mail = MailConf::load(mail_conf).map_err(report)?;
-    let table = spool::table(&mail.spool_dir).map_err(|error| {
-        err(&format!(
+/// `-q`: what waits in the spool.
+fn list_queue(mail_conf: &Path) -> u8 {
+    let mail = match MailConf::load(mail_conf) {
+        Ok(mail) => mail,
+        Err(errors) => return fail(&StartError::Config(errors)),
+    };
+    // A relative one is most often looked for in the wrong place.
+    let dir = std::path::absolute(&mail.spool_dir).unwrap_or(mail.spool_dir);
+    match spool::table(&dir) {
+        Ok(table) => {
+            out(table.as_deref().unwrap_or("queue is empty\n"));
+            return OK;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            err(&format!("no spool at {}\n", dir.display()));
+        }
+        Err(error) => err(&format!(
             "smtpd788: cannot read {}: {error}\n",
-            mail.spool_dir.display()
-        ));
-        REFUSED
-    })?;
-    out(&table.unwrap_or_else(|| "queue is empty\n".to_owned()));
-    Ok(())
+            dir.display()
+        )),
+    }
+    REFUSED
 }
 
-fn run(mail_conf: &Path, user_conf: &Path) -> Result<(), u8> {
-    let config = read(mail_conf, user_conf)?;
-    output::init().map_err(|e| refused(&StartError::System("start the log", e)))?;
+/// The daemon, until a signal ends it.
+fn run(files: &Files) -> Result<(), StartError> {
+    output::init().map_err(|error| StartError::System("start the log", error))?;
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]);
-    let mut signals = signals.map_err(|e| refused(&StartError::System("watch signals", e)))?;
-    let daemon = start(config).map_err(|error| refused(&error))?;
+    let mut signals = signals.map_err(|error| StartError::System("watch signals", error))?;
+    let daemon = Daemon::start(files)?;
     for signal in signals.forever() {
         match signal {
-            SIGHUP => daemon.reload(Config::load(mail_conf, user_conf)),
+            SIGHUP => daemon.reload(),
             SIGUSR1 => daemon.retry_all(),
             _ => break,
         }
     }
     info!("stopping");
-    // A second signal of this kind ends it at once.
     std::thread::spawn(move || {
+        // A second signal of this kind ends it at once.
         if signals
             .forever()
             .any(|signal| matches!(signal, SIGTERM | SIGINT))
         {
-            info!("stopped");
-            output::flush();
-            std::process::exit(0);
+            stopped();
+            std::process::exit(OK.into());
         }
     });
     daemon.stop(GRACE);
-    info!("stopped");
-    output::flush();
+    stopped();
     Ok(())
 }
 
-fn refused(error: &StartError) -> u8 {
-    err(&format!("smtpd788: {error}\n"));
-    REFUSED
+fn stopped() {
+    info!("stopped");
+    output::flush();
 }
 
-fn start(config: Config) -> Result<Daemon, StartError> {
-    if let Err(error) = system::raise_file_limit() {
-        warn!("the limit on open files stays as it is: {error}");
+/// Says why nothing runs; the exit status for it.
+fn fail(error: &StartError) -> u8 {
+    output::flush();
+    err(&format!("{error}\n"));
+    match error {
+        StartError::Config(_) => CONFIG,
+        _ => REFUSED,
     }
-    system::survive_file_size_limit().map_err(|e| StartError::System("watch SIGXFSZ", e))?;
-    for warning in config.warnings() {
-        warn!("{warning}");
-    }
-    let mut listeners = inherited().map_err(|e| StartError::System("use LISTEN_FDS", e))?;
-    if listeners.is_empty() {
-        listeners = listen(&config)?;
-    }
-    if let Some(owner) = &config.mail.run_as {
-        system::make_folders(&config, owner)
-            .map_err(|(folder, e)| StartError::Mailbox(folder, e))?;
-        system::become_user(owner).map_err(|e| StartError::System("become RUN_AS", e))?;
-    }
-    Daemon::start(config, listeners)
-}
-
-/// Listeners that a service manager opened for us (systemd's LISTEN_FDS); they replace LISTEN_ADDR and LISTEN_PORT.
-fn inherited() -> io::Result<Vec<std::net::TcpListener>> {
-    let mut fds = ListenFd::from_env();
-    let mut listeners = Vec::new();
-    for number in 0..fds.len() {
-        listeners.extend(fds.take_tcp_listener(number)?);
-    }
-    Ok(listeners)
 }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use getopts::{Matches, Options};
 
+use crate::daemon::config::Files;
+
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -16,24 +18,14 @@ pub enum Task {
     /// `-V`: print [`VERSION`] on standard output.
     Version,
     /// `-t`: make every check that a start makes, short of binding.
-    Test {
-        /// MAIL_CONF.
-        mail_conf: PathBuf,
-        /// USER_CONF.
-        user_conf: PathBuf,
-    },
+    Test(Files),
     /// `-q`: list the spool. It needs no users, so USER_CONF may be left out, and is not read.
     Queue {
         /// MAIL_CONF.
         mail_conf: PathBuf,
     },
     /// No option: be the daemon.
-    Run {
-        /// MAIL_CONF.
-        mail_conf: PathBuf,
-        /// USER_CONF.
-        user_conf: PathBuf,
-    },
+    Run(Files),
 }
 
 /// What `-V` prints, without a line end.
@@ -68,23 +60,22 @@ where
             mail_conf: PathBuf::from(&matches.free[0]),
         });
     }
-    let (mail_conf, user_conf) = files(&matches)?;
+    let files = files(&matches)?;
     Ok(match (test, queue) {
-        (true, _) => Task::Test {
-            mail_conf,
-            user_conf,
+        (true, _) => Task::Test(files),
+        (_, true) => Task::Queue {
+            mail_conf: files.mail_conf,
         },
-        (_, true) => Task::Queue { mail_conf },
-        _ => Task::Run {
-            mail_conf,
-            user_conf,
-        },
+        _ => Task::Run(files),
     })
 }
 
-fn files(matches: &Matches) -> Result<(PathBuf, PathBuf), String> {
+fn files(matches: &Matches) -> Result<Files, String> {
     match &matches.free[..] {
-        [mail, user] => Ok((mail.into(), user.into())),
+        [mail, user] => Ok(Files {
+            mail_conf: mail.into(),
+            user_conf: user.into(),
+        }),
         [] => Err("MAIL_CONF and USER_CONF are missing".into()),
         [_] => Err("USER_CONF is missing".into()),
         [_, _, more, ..] => Err(format!("one file too many: {more:?}")),
@@ -126,14 +117,11 @@ mod tests {
     #[test]
     fn every_task_has_its_option() {
         let (mail_conf, user_conf) = (PathBuf::from("m"), PathBuf::from("u"));
-        let run = Task::Run {
-            mail_conf: mail_conf.clone(),
-            user_conf: user_conf.clone(),
-        };
-        let test = Task::Test {
+        let files = Files {
             mail_conf: mail_conf.clone(),
             user_conf,
         };
+        let (run, test) = (Task::Run(files.clone()), Task::Test(files));
         let queue = Task::Queue { mail_conf };
         let rows = [
             ("m u", &run),

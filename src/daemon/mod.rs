@@ -1,90 +1,59 @@
-//! The daemon: the post office with its two flows, receiving and forwarding, started and stopped together.
+//! The daemon: the router with its two flows, receiving and forwarding, started and stopped together.
 
 pub mod cli;
 pub mod config;
 pub mod log;
-mod preflight;
+pub mod preflight;
 pub(crate) mod router;
-pub mod system;
+pub mod start;
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::log::{error, info, warn};
 
-use crate::daemon::config::{Config, ConfigError};
+use crate::daemon::config::Files;
 use crate::daemon::router::Router;
-use crate::receive::server::{self, Server};
+use crate::daemon::start::StartError;
+use crate::receive::server::Server;
 use crate::relay::queue::{Queue, QueueHandle};
 use crate::store::mailbox::Mailboxes;
 use crate::store::spool::{Spool, SpoolError};
 
-/// Why a daemon cannot start: the system refused something.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// An address of LISTEN_ADDR cannot be listened on.
-    #[error("cannot listen on {0}: {1}")]
-    Listen(SocketAddr, io::Error),
-    /// The spool cannot be made or belongs to another daemon.
-    #[error("cannot use the spool: {0}")]
-    Spool(#[from] SpoolError),
-    /// A mailbox's folder cannot be made.
-    #[error("cannot make the folder of mailbox {0}: {1}")]
-    Mailbox(PathBuf, io::Error),
-    /// Anything else.
-    #[error("cannot {0}: {1}")]
-    System(&'static str, io::Error),
-}
-
 /// A running daemon.
 pub struct Daemon {
-    post: Arc<Router>,
+    files: Files,
+    router: Arc<Router>,
     server: Server,
     queue: Queue,
-}
-
-/// Opens every listener of the configuration.
-///
-/// # Errors
-/// The first address that the system refuses.
-pub fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
-    let mail = &config.mail;
-    let open = |ip: &_| {
-        let addr = SocketAddr::new(*ip, mail.listen_port);
-        server::listen(addr, mail.client_timeout).map_err(|e| StartError::Listen(addr, e))
-    };
-    mail.listen_addr.iter().map(open).collect()
 }
 
 impl Daemon {
     /// Takes the spool, mends what a crash left torn, and starts to receive and to forward.
     ///
     /// # Errors
-    /// What the system refused; nothing runs then.
-    pub fn start(config: Config, listeners: Vec<TcpListener>) -> Result<Daemon, StartError> {
+    /// Faults of the files, and what the system refused; nothing runs then.
+    pub fn start(files: &Files) -> Result<Daemon, StartError> {
+        let (config, listeners) = start::prepare(files)?;
         let spool = Arc::new(Spool::open(&config.mail.spool_dir)?);
         let (mailboxes, mended) = Mailboxes::open(Some(spool.dir()))
-            .map_err(|e| StartError::System("use SPOOL_DIR for the mailboxes", e))?;
+            .map_err(|error| SpoolError::Io(spool.dir().to_owned(), error))?;
         for line in mended {
             warn!("{line}");
         }
         let inbox = QueueHandle::default();
         let tell = inbox.clone();
         let queued = move |queued| tell.submit(queued);
-        let post = Arc::new(Router::new(config, mailboxes, Arc::clone(&spool), queued));
-        post.prepare()
-            .map_err(|(mbox, e)| StartError::Mailbox(mbox, e))?;
-        let server = Server::start(listeners, Arc::clone(&post))
+        let router = Arc::new(Router::new(config, mailboxes, Arc::clone(&spool), queued));
+        let server = Server::start(listeners, Arc::clone(&router))
             .map_err(|e| StartError::System("start to receive", e))?;
-        post.listens_on(server.addrs());
-        let queue = Queue::start(spool, Arc::clone(&post), &inbox)
+        router.listens_on(server.addrs());
+        let queue = Queue::start(spool, Arc::clone(&router), &inbox)
             .map_err(|e| StartError::System("start to forward", e))?;
         Ok(Daemon {
-            post,
+            files: files.clone(),
+            router,
             server,
             queue,
         })
@@ -95,31 +64,41 @@ impl Daemon {
         self.server.addrs()
     }
 
-    /// SIGHUP: puts a configuration that was read again in force, or says what is wrong with it and goes on.
-    pub fn reload(&self, read: Result<Config, Vec<ConfigError>>) {
-        let next = match read {
-            Ok(config) => config,
+    /// SIGHUP: reads both files again. What a start would refuse is logged, and the old settings stay.
+    pub fn reload(&self) {
+        match self.try_reload() {
+            Ok(()) => info!("reloaded"),
             Err(errors) => {
-                for error in errors {
-                    error!("the old settings stay: {error}");
+                for line in errors.to_string().lines() {
+                    error!("the old settings stay: {line}");
                 }
-                return;
             }
-        };
-        let now = self.post.config();
-        for key in now.restart_needed(&next) {
+        }
+    }
+
+    /// The checks and warnings of a start, in its order.
+    fn try_reload(&self) -> Result<(), StartError> {
+        let (files, now) = (&self.files, self.router.config());
+        let next = start::read(files)?;
+        let mut findings = next.check_before(files);
+        if now.mail.run_as.is_none() {
+            // Else root is given up, and nothing tells what root could become.
+            findings.faults.extend(next.check_run_as(files));
+        }
+        findings.append(next.check_as_user(files));
+        findings.log_warnings()?;
+        let changed = now.restart_needed(&next);
+        let next = now.reloaded(next);
+        next.make_folders(files).log_warnings()?;
+        for key in changed {
             warn!("a changed {key} needs a restart");
         }
-        let next = now.reloaded(next);
-        self.post.reconfigure(next);
-        if let Err((mbox, error)) = self.post.prepare() {
-            error!(
-                "cannot make the folder of mailbox {}: {error}",
-                mbox.display()
-            );
+        self.router.reconfigure(next);
+        if let Err((mbox, error)) = self.router.prepare() {
+            warn!("mailbox {} cannot be looked at: {error}", mbox.display());
         }
         self.queue.reloaded();
-        info!("reloaded");
+        Ok(())
     }
 
     /// SIGUSR1: the whole spool is due now.
@@ -129,11 +108,7 @@ impl Daemon {
 
     /// Stops both flows; messages under way in either direction may end within `grace`.
     pub fn stop(self, grace: Duration) {
-        let Daemon {
-            post: _post,
-            server,
-            queue,
-        } = self;
+        let Daemon { server, queue, .. } = self;
         server.stop();
         let queue = std::thread::spawn(move || queue.stop(grace));
         let left = server.join(grace);

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use crate::message::Message;
 use crate::receive::handler::Handler;
 use crate::receive::listener::Listeners;
@@ -59,13 +61,17 @@ impl Server {
     /// Takes clients from listeners that are open already: one's own, or a service manager's.
     ///
     /// # Errors
-    /// `InvalidInput` without a listener; else what the system reports of one.
+    /// `InvalidInput` without a listener, or for a socket that does not listen; else what the system reports of one.
     pub fn start<H: Handler>(listeners: Vec<TcpListener>, handler: H) -> io::Result<Server> {
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if listeners.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "no address to listen on",
-            ));
+            return invalid("no address to listen on");
+        }
+        for listener in &listeners {
+            // Such as the connection that a service manager with Accept=yes hands over.
+            if !SockRef::from(listener).is_listener()? {
+                return invalid("a socket that was handed over does not listen");
+            }
         }
         let timeout = handler.settings().timeout();
         Ok(Server {

@@ -67,6 +67,7 @@ mod forwarding {
 
 /// Starts, stops, reloads, and what the daemon is told.
 mod daemon {
+    mod checks; // what -t, a start and a reload find before any mail comes
     mod config_files; // the files that are shipped, pySMTPD's, and bad ones
     mod lifecycle; // start, stop, reload, command line
     mod service; // units, handed-over sockets, giving up root

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::daemon::config::lines::{ConfigError, Fault, faults_of, read_lines};
 use crate::daemon::config::run_as::{RunAs, run_as};
 use crate::daemon::config::value::{
     count, host, ip, list, list_or_none, nameserver, network, path, port, port_or_0, seconds, size,
     time_stamp,
 };
-use crate::daemon::config::{ConfigError, Fault, faults_of, read_lines};
 use crate::message::TimeStamp;
 use crate::message::escape::Escaped;
 use crate::smtp::address::Host;

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use crate::daemon::config::lines::{Fault, read_lines};
+use crate::daemon::config::mail::MailConf;
 use crate::daemon::config::value::path;
-use crate::daemon::config::{Fault, MailConf, read_lines};
 use crate::smtp::address::{ForwardPath, Host, Mailbox};
 
 /// The name that stands for every other.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use ::log::Level;
 
 use super::line::line;
-use super::write_all;
+use super::output::write_all;
 
 /// Lines that wait for a slow reader, in octets; more are counted as lost.
 const QUEUE_MAX: usize = 256 * 1024;

@@ -16,14 +16,23 @@ use std::time::{Duration, SystemTime};
 /// One message; `Err` holds what is wrong with its file.
 type Entry = (Id, Result<(Envelope, SystemTime), String>);
 
-/// The table; `None` if nothing waits or there is no such folder.
+const HEADS: [&str; 7] = [
+    "ID",
+    "AGE",
+    "SIZE",
+    "NEXT TRY",
+    "SENDER",
+    "WAITING FOR",
+    "LAST ANSWER",
+];
+
+/// The table; `None` if nothing waits.
+///
+/// # Errors
+/// `NotFound` if there is no such folder; else what the system reports.
 pub fn table(dir: &Path) -> io::Result<Option<String>> {
-    let names = match std::fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        names => names?,
-    };
     let mut entries = Vec::new();
-    for entry in names {
+    for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if let Name::Message(id) = Name::of(&entry.file_name())
             // A link or a folder of such a name is a stranger, as in a scan.
@@ -64,69 +73,47 @@ fn gone(path: &Path) -> bool {
         .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
+/// A row a waiting recipient. No entry but the last holds a blank of ours, and none is empty, so that awk can tell the
+/// columns.
 fn draw(entries: &[Entry], now: SystemTime) -> String {
-    let mut rows = vec![
-        [
-            "ID",
-            "AGE",
-            "SIZE",
-            "NEXT TRY",
-            "SENDER",
-            "WAITING FOR",
-            "LAST ANSWER",
-        ]
-        .map(String::from),
-    ];
+    let mut rows = vec![HEADS.map(String::from)];
     let mut waiting = 0;
     for (id, entry) in entries {
         let (envelope, next_try) = match entry {
             Ok(found) => found,
             Err(why) => {
-                rows.push([
-                    id.to_string(),
-                    "?".into(),
-                    "?".into(),
-                    "?".into(),
-                    "?".into(),
-                    "?".into(),
-                    format!("damaged: {why}"),
-                ]);
+                let [age, size, next, from, to] = ["?"; 5].map(String::from);
+                let why = format!("damaged: {why}");
+                rows.push([id.to_string(), age, size, next, from, to, why]);
                 continue;
             }
         };
-        let mut message = [
-            id.to_string(),
-            span(now.duration_since(envelope.received).unwrap_or_default()),
-            octets(envelope.size),
-            next_try
-                .duration_since(now)
-                .map_or("now".into(), |wait| format!("in {}", span(wait))),
-            envelope.from.to_string(),
-        ];
+        let row = |to: String, answer: &str| {
+            let age = now.duration_since(envelope.received).unwrap_or_default();
+            let wait = next_try.duration_since(now);
+            [
+                id.to_string(),
+                span(age),
+                octets(envelope.size),
+                wait.map_or("now".into(), span),
+                envelope.from.to_string(),
+                to,
+                answer.into(),
+            ]
+        };
         let before = rows.len();
-        for recipient in envelope.recipients.iter().filter(|r| !r.done) {
-            // The columns of the message are shown once.
-            let [id, age, size, next, from] = std::mem::take(&mut message);
-            let (to, answer) = (recipient.to.to_string(), recipient.answer.clone());
-            rows.push([id, age, size, next, from, to, answer]);
-        }
+        let left = envelope.recipients.iter().filter(|r| !r.done);
+        rows.extend(left.map(|r| row(r.to.to_string(), &r.answer)));
         waiting += rows.len() - before;
         if rows.len() == before {
             // It could not be removed when its last recipient was recorded.
-            let [id, age, size, next, from] = message;
-            rows.push([id, age, size, next, from, "nobody".into(), String::new()]);
+            rows.push(row("nobody".into(), ""));
         }
     }
-    let mut text = lay_out(&rows);
-    let plural =
-        |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
-    let messages = plural(entries.len(), "message", "messages");
-    let _ = writeln!(
-        text,
-        "{messages}, {} waiting",
-        plural(waiting, "recipient", "recipients")
-    );
-    text
+    let plural = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    let messages = plural(entries.len(), "message");
+    let recipients = plural(waiting, "recipient");
+    format!("{}{messages}, {recipients} waiting\n", lay_out(&rows))
 }
 
 /// Columns as wide as their widest entry, the last one free.
@@ -150,15 +137,15 @@ fn lay_out(rows: &[[String; 7]]) -> String {
     text
 }
 
-/// A time in its two largest units: `4d 3h`, `2m 10s`.
+/// A time in its two largest units: `4d3h`, `2m10s`.
 fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
-        (0, _, _) => format!("{hours}h {minutes}m"),
-        _ => format!("{days}d {hours}h"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
     }
 }
 
@@ -208,10 +195,10 @@ mod tests {
         assert_eq!(
             draw(&entries, now),
             "\
-ID                AGE    SIZE  NEXT TRY   SENDER              WAITING FOR         LAST ANSWER
-0001f2e3d4c5b6a7  2h 5m  19K   in 2m 10s  <john@example.org>  <mary@example.net>  mx said: 451 later
-                                                              <fred@example.com>
-0001f2e3d4c5b6a8  ?      ?     ?          ?                   ?                   damaged: it is empty
+ID                AGE   SIZE  NEXT TRY  SENDER              WAITING FOR         LAST ANSWER
+0001f2e3d4c5b6a7  2h5m  19K   2m10s     <john@example.org>  <mary@example.net>  mx said: 451 later
+0001f2e3d4c5b6a7  2h5m  19K   2m10s     <john@example.org>  <fred@example.com>
+0001f2e3d4c5b6a8  ?     ?     ?         ?                   ?                   damaged: it is empty
 2 messages, 2 recipients waiting
 "
         );
@@ -222,9 +209,9 @@ ID                AGE    SIZE  NEXT TRY   SENDER              WAITING FOR       
         let spans = [
             (0, "0s"),
             (59, "59s"),
-            (60, "1m 0s"),
-            (3_600, "1h 0m"),
-            (90_000, "1d 1h"),
+            (60, "1m0s"),
+            (3_600, "1h0m"),
+            (90_000, "1d1h"),
         ];
         for (seconds, text) in spans {
             assert_eq!(span(Duration::from_secs(seconds)), text);

@@ -163,11 +163,31 @@ fn test_says_ok_and_starts_nothing() {
 }
 
 #[test]
-fn queue_without_a_spool_is_empty() {
-    let setup = Setup::default();
+fn queue_without_a_spool_says_so() {
+    for (setup, there) in [("spool", false), ("nowhere/spool", false), ("", true)] {
+        let mut setup_with = Setup::default();
+        setup_with.mail = setup_with.mail.replace("/spool", &format!("/{setup}"));
+        let output = setup_with.command().arg("-q").output().unwrap();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        if there {
+            assert_eq!(output.status.code(), Some(0));
+            assert_eq!((&*stdout, &*stderr), ("queue is empty\n", ""));
+        } else {
+            assert_eq!(output.status.code(), Some(71));
+            let path = setup_with.folder.path().join(setup);
+            assert_eq!(stderr, format!("no spool at {}\n", path.display()));
+            assert_eq!(stdout, "");
+        }
+    }
+    // A relative one is shown with the directory that it was looked for in.
+    let mut setup = Setup::default();
+    setup.mail = setup.mail.replace("{dir}/spool", "spool");
     let output = setup.command().arg("-q").output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    assert_eq!(text(&output.stdout), "queue is empty\n");
+    let path = setup.folder.path().join("spool");
+    assert_eq!(
+        text(&output.stderr),
+        format!("no spool at {}\n", path.display())
+    );
 }
 
 #[test]
@@ -212,14 +232,10 @@ fn all_addresses_of_both_families() {
 fn swapped_files_get_a_hint() {
     let setup = Setup::default();
     setup.write();
-    for options in [&["-t"][..], &[], &["-q"]] {
+    for option in [Some("-t"), None, Some("-q")] {
         let mut command = program();
-        let output = command
-            .args(options)
-            .args(["user.conf", "mail.conf"])
-            .current_dir(setup.folder.path())
-            .output();
-        let output = output.unwrap();
+        command.current_dir(setup.folder.path()).args(option);
+        let output = command.args(["user.conf", "mail.conf"]).output().unwrap();
         assert_eq!(output.status.code(), Some(78));
         let errors = text(&output.stderr);
         let hint =
@@ -227,6 +243,6 @@ fn swapped_files_get_a_hint() {
         assert!(errors.contains(hint), "{errors}");
         let hint =
             "mail.conf:1: expected name:where (KEY = VALUE belongs in mail.conf, the first file)";
-        assert_eq!(errors.contains(hint), options != ["-q"], "{errors}");
+        assert_eq!(errors.contains(hint), option != Some("-q"), "{errors}");
     }
 }

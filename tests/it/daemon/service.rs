@@ -57,7 +57,7 @@ fn the_service_is_hardened() {
 }
 
 /// The daemon with `listener` as descriptor 3, as a service manager hands it over.
-fn activated(setup: &Setup, listener: &TcpListener, pid: &str) -> Command {
+pub fn activated(setup: &Setup, listener: &TcpListener, pid: &str) -> Command {
     let script = format!("exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID={pid} exec \"$@\"");
     let mut command = setup.command_after(&["sh", "-c", &script, "sh"]);
     command.stdin(OwnedFd::from(listener.try_clone().unwrap()));

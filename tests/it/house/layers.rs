@@ -31,15 +31,12 @@ const ENTRIES: usize = 9;
 const LINES: usize = 400;
 
 /// What still breaks a rule: the file that names, the file that is named.
-const STILL_NAMED: [(&str, &str); 16] = [
+const STILL_NAMED: [(&str, &str); 13] = [
     ("relay/queue/attempt.rs", "daemon/router.rs"),
     ("relay/queue/environment.rs", "daemon/config/mail.rs"),
     ("relay/queue/environment.rs", "daemon/config/mod.rs"),
     ("relay/queue/environment.rs", "daemon/router.rs"),
     ("relay/queue/mod.rs", "daemon/router.rs"),
-    ("daemon/config/mail.rs", "daemon/config/mod.rs"),
-    ("daemon/config/users.rs", "daemon/config/mod.rs"),
-    ("daemon/log/writer.rs", "daemon/log/mod.rs"),
     ("relay/queue/attempt.rs", "relay/queue/worker.rs"),
     ("relay/queue/pool.rs", "relay/queue/attempt.rs"),
     ("relay/queue/pool.rs", "relay/queue/mod.rs"),
