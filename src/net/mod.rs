@@ -1,6 +1,6 @@
 //! What both flows ask of the network: streams with deadlines, names, and which addresses are ours.
 
-pub(crate) mod crowd;
+pub(crate) mod contention;
 pub(crate) mod dns;
 pub(crate) mod local;
 mod resolv_conf;

@@ -13,7 +13,6 @@ use log::{Level, debug, info, log_enabled, warn};
 
 use crate::message::escape::Escaped;
 use crate::message::{BodyWriter, Envelope, Message};
-use crate::net::stream::Stream;
 use crate::receive::handler::{Client, Handler, Refusal, Settings};
 use crate::receive::limits::Permit;
 use crate::receive::wire::Wire;
@@ -41,12 +40,12 @@ enum End {
 }
 
 /// One client's conversation.
-pub struct Connection<'a, H: Handler, S> {
+pub struct Connection<'a, H: Handler> {
     handler: &'a H,
     settings: Arc<Settings>,
     client: Client,
     place: Permit<'a>,
-    wire: Wire<S>,
+    wire: Wire<'a>,
     lines: LineReader,
     session: Session,
     transaction: Option<H::Transaction>,
@@ -54,18 +53,16 @@ pub struct Connection<'a, H: Handler, S> {
     shown: String,
 }
 
-impl<'a, H: Handler, S: Stream> Connection<'a, H, S> {
-    /// `inherited`: the timeout that the stream has from the listener.
+impl<'a, H: Handler> Connection<'a, H> {
     pub fn new(
         handler: &'a H,
         settings: Arc<Settings>,
         client: Client,
         place: Permit<'a>,
-        stream: S,
-        inherited: Duration,
+        wire: Wire<'a>,
     ) -> Self {
         let session = Session::new(settings.hostname.clone(), settings.max_recipients);
-        let (wire, lines) = (Wire::new(stream, inherited), LineReader::default());
+        let lines = LineReader::default();
         Connection {
             handler,
             settings,

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::net::contention::Contention;
 use crate::receive::connection::Connection;
 use crate::receive::handler::{Client, Handler, Settings};
 use crate::receive::limits::{Clients, LimitReached};
@@ -113,6 +114,7 @@ pub struct Listeners {
     threads: Mutex<usize>,
     ended: Condvar,
     trouble: Mutex<Option<Instant>>,
+    contention: Arc<Contention>,
 }
 
 impl Listeners {
@@ -143,6 +145,7 @@ impl Listeners {
             threads: Mutex::new(0),
             ended: Condvar::new(),
             trouble: Mutex::new(None),
+            contention: Arc::default(),
         });
         for (number, door) in all.listeners.iter().enumerate() {
             if let Err(error) = start_thread(&all, handler, number) {
@@ -377,8 +380,12 @@ fn serve<H: Handler>(
     match listeners.clients.enter(stream, client.peer.ip(), &settings) {
         Ok(place) => {
             let connection = place.connection();
-            let stream = connection.stream();
-            Connection::new(handler, settings, client, place, stream, listeners.timeout).run();
+            let wire = Wire::new(
+                connection.stream(),
+                listeners.timeout,
+                &listeners.contention,
+            );
+            Connection::new(handler, settings, client, place, wire).run();
         }
         Err((stream, why)) => {
             let leaving = listeners.clients.refuse();
@@ -401,7 +408,7 @@ fn refuse(stream: &TcpStream, settings: &Settings, linger: Duration) {
         .set_write_timeout(Some(PAUSE_MAX))
         .and_then(|()| (&*stream).write_all(&line));
     if sent.is_ok() {
-        Wire::new(stream, PAUSE_MAX).close(PAUSE_MAX, linger);
+        Wire::new(stream, PAUSE_MAX, &Arc::default()).close(PAUSE_MAX, linger);
     }
 }
 

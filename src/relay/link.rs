@@ -8,20 +8,15 @@
 //! Another thread can cut the connection through a [`Handle`], except between `354` and the reply to the final dot:
 //! cut there, nobody knows whether the message arrived.
 
-use crate::net::stream::{Reader, differs};
+use crate::net::stream::Stream;
 use crate::smtp::reply::{RemoteReply, ReplyError, ReplyReader};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// Replies are short; what does not fit is read in turns.
-const INPUT: usize = 4096;
 /// Set while a message is between `354` and its reply.
 const PAST_DATA: u8 = 1;
 /// Set once somebody wants the connection to end.
@@ -48,19 +43,14 @@ pub(super) enum LinkError {
 /// The connection; closed when dropped.
 #[derive(Debug)]
 pub(super) struct Link {
+    stream: Stream<Arc<TcpStream>>,
     shared: Arc<Shared>,
     timeout: Duration,
-    /// Read and not used yet.
-    input: Vec<u8>,
-    reader: Reader,
-    /// What the stream's own timeouts are now.
-    read_timeout: Duration,
-    write_timeout: Duration,
 }
 
 #[derive(Debug)]
 struct Shared {
-    stream: TcpStream,
+    socket: Arc<TcpStream>,
     phase: AtomicU8,
 }
 
@@ -77,7 +67,7 @@ impl Handle {
         };
         let past_data = shared.phase.fetch_or(INTERRUPTED, Ordering::SeqCst) & PAST_DATA != 0;
         if !past_data {
-            let _ = shared.stream.shutdown(Shutdown::Both);
+            let _ = shared.socket.shutdown(Shutdown::Both);
         }
         !past_data
     }
@@ -86,18 +76,14 @@ impl Handle {
 impl Link {
     /// `timeout`: for the connection, for each piece written, and for each reply.
     pub fn connect(addr: SocketAddr, timeout: Duration) -> Result<Link, LinkError> {
-        let stream = TcpStream::connect_timeout(&addr, timeout)?;
+        let socket = Arc::new(TcpStream::connect_timeout(&addr, timeout)?);
         // Every write is a whole command or a large piece of data.
-        stream.set_nodelay(true)?;
+        socket.set_nodelay(true)?;
         let phase = AtomicU8::new(0);
-        let shared = Arc::new(Shared { stream, phase });
         Ok(Link {
-            shared,
+            stream: Stream::new(Arc::clone(&socket), Duration::ZERO, Arc::default()),
+            shared: Arc::new(Shared { socket, phase }),
             timeout,
-            input: Vec::new(),
-            reader: Reader::default(),
-            read_timeout: Duration::ZERO,
-            write_timeout: Duration::ZERO,
         })
     }
 
@@ -120,49 +106,29 @@ impl Link {
 
     /// The next reply.
     pub fn reply(&mut self) -> Result<RemoteReply, LinkError> {
-        let mut deadline = None;
+        let mut now = Instant::now();
+        let deadline = now + self.timeout;
         let mut reader = ReplyReader::default();
         loop {
-            let (used, reply) = reader.feed(&self.input)?;
-            self.input.drain(..used);
+            let (used, reply) = reader.feed(self.stream.buffered())?;
+            self.stream.consume(used);
             if let Some(reply) = reply {
                 return Ok(reply);
             }
-            let now = Instant::now();
-            let left = left(*deadline.get_or_insert(now + self.timeout), now)?;
-            let mut stream = &self.shared.stream;
-            if differs(self.read_timeout, left) {
-                stream.set_read_timeout(Some(left))?;
-                self.read_timeout = left;
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() {
+                return Err(LinkError::TimedOut);
             }
-            let mut buffer = [0; INPUT];
-            match self.reader.read(&mut stream, &mut buffer, now) {
-                Ok(0) => return Err(self.closed()),
-                Ok(n) => self.input.extend_from_slice(&buffer[..n]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+            if self.stream.fill(left, now)? == 0 {
+                return Err(self.closed());
             }
+            now = Instant::now();
         }
     }
 
     /// All of it, before the deadline.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), LinkError> {
-        let mut deadline = None;
-        let mut stream = &self.shared.stream;
-        while !bytes.is_empty() {
-            let now = Instant::now();
-            let left = left(*deadline.get_or_insert(now + self.timeout), now)?;
-            if differs(self.write_timeout, left) {
-                stream.set_write_timeout(Some(left))?;
-                self.write_timeout = left;
-            }
-            match stream.write(bytes) {
-                Ok(n) => bytes = &bytes[n..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        Ok(self.stream.write_all(bytes, self.timeout, Instant::now())?)
     }
 
     /// After a write failed: a hop that hangs up often says why first.
@@ -182,25 +148,26 @@ impl Link {
 
     /// Nothing has come that was not asked for, and the other side has not hung up.
     pub fn expect_silence(&mut self) -> Result<(), LinkError> {
-        if self.input.trim_ascii().is_empty() {
-            self.input.clear();
-            let mut buffer = [0; INPUT];
-            let fd = self.shared.stream.as_raw_fd();
-            match recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) => return Err(self.closed()),
-                Ok(n) => self.input.extend_from_slice(&buffer[..n]),
-                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
-                Err(error) => return Err(io::Error::from(error).into()),
-            }
+        if self.skip_empty_lines() && self.stream.fill_now()? == Some(0) {
+            return Err(self.closed());
         }
-        // Some hops end a reply with an empty line too many.
-        if self.input.trim_ascii().is_empty() {
+        if self.skip_empty_lines() {
             return Ok(());
         }
-        let reply = ReplyReader::default().feed(&self.input);
+        let reply = ReplyReader::default().feed(self.stream.buffered());
         Err(LinkError::OutOfTurn(
             reply.ok().and_then(|(_, reply)| reply),
         ))
+    }
+
+    /// Whether nothing else has been read. (Some hops end a reply with an empty line too many.)
+    fn skip_empty_lines(&mut self) -> bool {
+        let input = self.stream.buffered();
+        let is_empty = input.trim_ascii().is_empty();
+        if is_empty {
+            self.stream.consume(input.len());
+        }
+        is_empty
     }
 
     /// Mail data follows: from here to [`data_ended`](Self::data_ended) no interrupt.
@@ -218,8 +185,8 @@ impl Link {
 
     /// At once: what is written and not sent yet is thrown away, not left to the system to send for minutes.
     pub fn cut(&mut self) {
-        let _ = SockRef::from(&self.shared.stream).set_linger(Some(Duration::ZERO));
-        let _ = self.shared.stream.shutdown(Shutdown::Both);
+        let _ = SockRef::from(&*self.shared.socket).set_linger(Some(Duration::ZERO));
+        let _ = self.shared.socket.shutdown(Shutdown::Both);
     }
 
     fn closed(&self) -> LinkError {
@@ -236,14 +203,6 @@ impl From<io::Error> for LinkError {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => LinkError::TimedOut,
             _ => LinkError::Io(error),
         }
-    }
-}
-
-/// The time until `deadline`, never zero.
-fn left(deadline: Instant, now: Instant) -> Result<Duration, LinkError> {
-    match deadline.saturating_duration_since(now) {
-        Duration::ZERO => Err(LinkError::TimedOut),
-        left => Ok(left),
     }
 }
 
