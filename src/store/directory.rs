@@ -140,7 +140,6 @@ impl Directory {
     }
 
     /// The names in it, without `.` and `..`.
-    #[allow(dead_code)] // the spool is next
     pub(crate) fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         use std::os::unix::ffi::OsStrExt;
         let mut dir = Dir::from_fd(self.readable()?.into())?;

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -17,10 +16,10 @@ use crate::daemon::config::{Config, ConfigError, Files, faults_of};
 use crate::relay::queue;
 use crate::store::directory::{self, Owner};
 use crate::store::mailbox::{self, Finding, Identity};
-use crate::store::spool;
+use crate::store::spool::{self, Spool};
 
 /// Open files beside those of clients and relays: listeners, log, mailboxes, DNS, and what the queue keeps open.
-const FILES_BESIDE: u64 = 100 + (spool::SPARES + queue::OPEN) as u64;
+const FILES_BESIDE: u64 = 100 + (spool::RECYCLED + queue::OPEN) as u64;
 
 /// A client holds its connection and a file (spilled data, or the mailbox being written); a relay the
 /// same, with the spooled message.
@@ -239,16 +238,8 @@ fn check_spool_dir(dir: &Path) -> Result<(), String> {
         if !data.is_dir() {
             return Err(format!("{shown} is no directory"));
         }
-        if above == dir && data.uid() != 0 && data.uid() != Uid::effective().as_raw() {
-            return Err(format!(
-                "{shown} belongs to user {}, not to the user of the daemon",
-                data.uid()
-            ));
-        }
-        if above == dir && data.mode() & 0o002 != 0 {
-            return Err(format!(
-                "{shown} can be written to by everybody: chmod o-w it"
-            ));
+        if above == dir {
+            Spool::check(dir).map_err(|error| format!("{shown} {error}"))?;
         }
         eaccess(
             above,

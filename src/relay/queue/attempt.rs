@@ -276,8 +276,8 @@ impl<O: Environment> Crew<O> {
         };
         let all_finished = queued.recipients.iter().enumerate().all(finished);
         if all_finished {
-            let retired = queued.retire();
-            if let Err((mut queued, e)) = retired {
+            let recycled = queued.recycle();
+            if let Err((mut queued, e)) = recycled {
                 // Should it be there still, the next start finds it, finished.
                 log::error!(
                     "spool: cannot remove, or not durably, a finished message id={id}: {e}"
@@ -286,8 +286,8 @@ impl<O: Environment> Crew<O> {
                 return self.desk.board().plan.forget(id);
             }
             self.desk.board().plan.forget(id);
-            if matches!(retired, Ok(true)) {
-                // The scheduler is to tidy. After the board was had, so that it cannot just have looked.
+            if matches!(recycled, Ok(true)) {
+                // The scheduler is to purge. After the board was had, so that it cannot just have looked.
                 self.desk.notify();
             }
             return;

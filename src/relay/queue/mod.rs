@@ -157,7 +157,7 @@ impl Queue {
         if scheduler.join().is_err() {
             log::error!("the scheduler of the queue panicked");
         }
-        self.spool.clear();
+        self.spool.purge_now();
     }
 }
 
@@ -186,7 +186,7 @@ fn schedule<O: Environment>(crew: &Arc<Crew<O>>) {
             });
             hire_at = short.then_some(now + HIRE_AGAIN);
         }
-        let tidy_at = crew.spool.tidy_at().map(|at| desk.at(at));
+        let purge_at = crew.spool.purge_at().map(|at| desk.at(at));
         if scan_at.is_some_and(|at| at <= now) {
             drop(board);
             scan_at = scan(crew);
@@ -195,11 +195,11 @@ fn schedule<O: Environment>(crew: &Arc<Crew<O>>) {
             if catch_unwind(AssertUnwindSafe(|| begin(crew, id))).is_err() {
                 log::error!("the queue panicked on id={id}; it waits for the next start");
             }
-        } else if tidy_at.is_some_and(|at| at <= now) {
+        } else if purge_at.is_some_and(|at| at <= now) {
             drop(board);
-            crew.spool.tidy();
+            crew.spool.purge();
         } else {
-            let until = [board.plan.next_due(), hire_at, scan_at, tidy_at]
+            let until = [board.plan.next_due(), hire_at, scan_at, purge_at]
                 .into_iter()
                 .flatten()
                 .min();

@@ -4,41 +4,51 @@
 //! returned.
 
 use crate::message::Id;
+use crate::store::directory::{self, Directory, denied};
+use crate::store::files;
 use crate::store::group_commit::{Abandoned, Commit};
 use crate::store::spool::SpoolError;
-use crate::store::spool::spare::Spares;
-use crate::store::{directory, files};
+use crate::store::spool::recycled::RecycledFiles;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, renameat};
-use nix::sys::stat::fstatat;
-use nix::unistd::{UnlinkatFlags, unlinkat};
-use std::collections::HashSet;
+use nix::fcntl::{Flock, FlockArg, OFlag, renameat};
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::unistd::{Gid, getegid, geteuid, getgroups};
+use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The folder by path, for people, and by descriptor, for us.
 pub(crate) struct Folder {
     pub(crate) path: PathBuf,
-    pub(crate) fd: Arc<File>,
+    pub(crate) directory: Directory,
     /// Threads that want the folder synced at the same moment share one sync.
-    syncs: Commit<Before, io::Result<()>, SyncFolder>,
+    syncs: Commit<SyncEpoch, io::Result<()>, SyncFolder>,
     /// Syncs that failed.
     failed: Arc<AtomicU64>,
-    pub(crate) spares: Spares,
-    /// Messages in the hands of those who accept them; a scan passes them over.
-    held: Mutex<HashSet<Id>>,
+    pub(crate) recycled: RecycledFiles,
+    in_use: Mutex<HashMap<Id, Users>>,
+    /// The log has said that the folder was replaced.
+    replaced: AtomicBool,
 }
 
-type SyncFolder = Box<dyn Fn(Vec<Before>) -> Vec<io::Result<()>> + Send + Sync>;
+/// Who has a message open.
+#[derive(Debug, Default)]
+struct Users {
+    count: usize,
+    /// One of them accepted it: a scan passes it over.
+    fresh: bool,
+}
+
+type SyncFolder = Box<dyn Fn(Vec<SyncEpoch>) -> Vec<io::Result<()>> + Send + Sync>;
 
 /// How many syncs of the folder had failed at a moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Before(u64);
+pub(crate) struct SyncEpoch(u64);
 
 /// What a name in the folder is.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,135 +57,202 @@ pub(crate) enum Name {
     /// A message that was never acknowledged.
     New,
     /// The lock, `corrupt`, notes of the mailboxes.
-    Household,
-    Stranger,
+    Internal,
+    Foreign,
 }
 
 impl Name {
     pub(crate) fn of(name: &OsStr) -> Name {
         let Some(name) = name.to_str() else {
-            return Name::Stranger;
+            return Name::Foreign;
         };
         if matches!(name, "lock" | "pid" | "pid.new" | "corrupt") || name.starts_with("appending") {
-            return Name::Household;
+            return Name::Internal;
         }
         if let Some(id) = Id::parse(name) {
             return Name::Message(id);
         }
         match name.strip_suffix(".new").and_then(Id::parse) {
             Some(_) => Name::New,
-            None => Name::Stranger,
+            None => Name::Foreign,
         }
     }
 }
 
+/// Whether a file may be one of ours: a plain file of root or of this process's user.
+pub(crate) fn is_ours(status: &FileStat) -> bool {
+    directory::kind(status) == SFlag::S_IFREG && is_our_user(status.st_uid)
+}
+
+pub(crate) fn is_our_user(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
+}
+
+/// A folder that others own or may write in could hold messages that nobody has accepted.
+pub(crate) fn check_owner(directory: &Directory) -> io::Result<()> {
+    let FileStat {
+        st_uid,
+        st_gid,
+        st_mode,
+        ..
+    } = directory.status;
+    let gid = Gid::from_raw(st_gid);
+    let our_group = || gid == getegid() || getgroups().is_ok_and(|all| all.contains(&gid));
+    if !is_our_user(st_uid) {
+        return Err(denied(format!(
+            "belongs to user {st_uid}, not to the user of the daemon"
+        )));
+    }
+    if st_mode & 0o002 != 0 {
+        return Err(denied("can be written to by everybody: chmod o-w it"));
+    }
+    if st_mode & 0o020 != 0 && !our_group() {
+        return Err(denied(format!(
+            "can be written to by group {gid}: chmod g-w it"
+        )));
+    }
+    Ok(())
+}
+
 impl Folder {
-    /// Opens a folder that is there.
+    /// Makes the folder (0700, durably), or opens it if nobody else may write in it.
     pub(crate) fn open(dir: &Path) -> io::Result<Folder> {
-        let fd = Arc::new(File::open(dir)?);
+        let directory = Directory::make(dir, None)?;
+        check_owner(&directory)?;
+        let synced = directory.readable()?;
         let failed = Arc::<AtomicU64>::default();
-        let (its, failures) = (Arc::clone(&fd), Arc::clone(&failed));
-        let sync = move |waiting: Vec<Before>| outcomes(its.sync_all(), &failures, &waiting);
+        let failures = Arc::clone(&failed);
+        let sync = move |waiting: Vec<SyncEpoch>| outcomes(synced.sync_all(), &failures, &waiting);
         Ok(Folder {
             path: dir.to_owned(),
-            fd,
+            directory,
             syncs: Commit::new(Box::new(sync)),
             failed,
-            spares: Spares::default(),
-            held: Mutex::default(),
+            recycled: RecycledFiles::default(),
+            in_use: Mutex::default(),
+            replaced: AtomicBool::new(false),
         })
     }
 
-    fn held(&self) -> MutexGuard<'_, HashSet<Id>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the path leads to this folder no more, because somebody has removed or moved it. The log says so
+    /// once.
+    pub(crate) fn is_replaced(&self) -> bool {
+        let ours = directory::id(&self.directory.status);
+        let there = self.path.metadata();
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == ours) {
+            return false;
+        }
+        if !self.replaced.swap(true, Ordering::Relaxed) {
+            let path = self.path.display();
+            log::error!(
+                "SPOOL_DIR {path} was removed or replaced: a restart is needed, until then no mail is taken that needs it"
+            );
+        }
+        true
     }
 
-    /// A new message is its maker's alone, until the result is dropped.
-    pub(crate) fn hold(self: &Arc<Folder>, id: Id) -> Hold {
-        self.held().insert(id);
+    fn in_use(&self) -> MutexGuard<'_, HashMap<Id, Users>> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be had before a message's file is opened or made. While a `fresh` one is there, no scan finds it.
+    pub(crate) fn use_message(self: &Arc<Folder>, id: Id, fresh: bool) -> InUse {
+        let mut in_use = self.in_use();
+        let users = in_use.entry(id).or_default();
+        users.count += 1;
+        users.fresh |= fresh;
+        drop(in_use);
         let folder = Arc::clone(self);
-        Hold { folder, id }
+        InUse { folder, id, fresh }
     }
 
-    /// Whether a message is somebody's alone.
-    pub(crate) fn is_held(&self, id: Id) -> bool {
-        self.held().contains(&id)
+    /// Whether a message is still in the hands of who accepted it.
+    pub(crate) fn is_fresh(&self, id: Id) -> bool {
+        self.in_use().get(&id).is_some_and(|users| users.fresh)
     }
 
     /// To be asked for before a change of names, for [`sync`](Folder::sync) after it.
-    pub(crate) fn before(&self) -> Before {
-        Before(self.failed.load(Ordering::SeqCst))
+    pub(crate) fn epoch(&self) -> SyncEpoch {
+        SyncEpoch(self.failed.load(Ordering::SeqCst))
     }
 
-    /// Makes names durable, and removals: those since `before`.
-    pub(crate) fn sync(&self, before: Before) -> io::Result<()> {
-        let synced = self.syncs.submit(before);
+    /// Makes names durable, and removals: those since `epoch`.
+    pub(crate) fn sync(&self, epoch: SyncEpoch) -> io::Result<()> {
+        let synced = self.syncs.submit(epoch);
         synced.unwrap_or_else(|Abandoned| Err(io::Error::other("the sync panicked")))
     }
 
     /// Unlinks a message, durably; one that is gone already is no error.
     pub(crate) fn remove(&self, id: Id) -> io::Result<()> {
-        let (name, before) = (id.to_string(), self.before());
-        match unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) => self.sync(before),
-            Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        let epoch = self.epoch();
+        self.directory.remove(id.to_string().as_ref())?;
+        self.sync(epoch)
     }
 
-    /// The same for a file of `len` octets that nobody else has open. `Some`: it is not unlinked, but has this name, and
-    /// may be kept as a spare.
-    pub(crate) fn retire(&self, id: Id, len: u64) -> io::Result<Option<String>> {
-        if !self.spares.want(len) {
+    /// The same for a file of `len` octets. `Some`: it is not unlinked, but has this name, and may be written
+    /// over.
+    ///
+    /// Only if the caller alone has it open. Whoever else wants to open it says so first
+    /// ([`use_message`](Folder::use_message)): then either it is counted here, or it comes after the
+    /// renaming, which happens under the same lock, and finds no file.
+    pub(crate) fn recycle(&self, id: Id, len: u64) -> io::Result<Option<String>> {
+        let epoch = self.epoch();
+        let (name, new) = (id.to_string(), format!("{id}.new"));
+        let in_use = self.in_use();
+        let alone = in_use.get(&id).is_some_and(|users| users.count == 1);
+        if !alone || !self.recycled.want(len) {
+            drop(in_use);
             return self.remove(id).map(|()| None);
         }
-        let before = self.before();
-        let (name, new) = (id.to_string(), format!("{id}.new"));
-        match renameat(&self.fd, name.as_str(), &self.fd, new.as_str()) {
-            Ok(()) => {}
+        let fd = &self.directory.fd;
+        let renamed = renameat(fd, name.as_str(), fd, new.as_str());
+        drop(in_use);
+        match renamed {
             Err(Errno::ENOENT) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
+            other => other?,
         }
-        if let Err(error) = self.sync(before) {
-            let _ = unlinkat(&self.fd, new.as_str(), UnlinkatFlags::NoRemoveDir);
+        if let Err(error) = self.sync(epoch) {
+            let _ = self.directory.remove(new.as_ref());
             return Err(error);
         }
         Ok(Some(new))
     }
 
-    /// What a file is, if this name is its own: not if somebody has put another in its place.
-    pub(crate) fn status(&self, name: &str, file: &File) -> Option<Metadata> {
-        let named = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
-        let status = file.metadata().ok()?;
-        let same = named.st_ino == status.ino() && named.st_dev == status.dev();
-        same.then_some(status)
+    /// The length of a file, if this is its name and its only one.
+    pub(crate) fn sole_name(&self, name: &str, file: &File) -> Option<u64> {
+        let named = self.directory.status(name.as_ref()).ok()?;
+        let open = fstat(file).ok()?;
+        let same = directory::id(&named) == directory::id(&open);
+        (same && open.st_nlink == 1).then_some(open.st_size.cast_unsigned())
     }
 
     /// Gives a file another name, which nobody may have.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let fd = &self.directory.fd;
         #[cfg(target_env = "gnu")]
         {
             let flag = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
-            match nix::fcntl::renameat2(&self.fd, from, &self.fd, to, flag) {
+            match nix::fcntl::renameat2(fd, from, fd, to, flag) {
                 // The file system cannot do it.
                 Err(Errno::EINVAL | Errno::ENOSYS) => {}
                 other => return other.map_err(io::Error::from),
             }
         }
         // Ids are unique in a process and the lock keeps others out, so nobody can come in between.
-        match fstatat(&self.fd, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Err(Errno::ENOENT) => Ok(renameat(&self.fd, from, &self.fd, to)?),
+        match self.directory.status(to.as_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(renameat(fd, from, fd, to)?)
+            }
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(errno) => Err(errno.into()),
+            Err(error) => Err(error),
         }
     }
 
     /// Removes what was never acknowledged.
     pub(crate) fn remove_unfinished(&self) -> io::Result<()> {
-        for entry in std::fs::read_dir(&self.path)? {
-            let name = entry?.file_name();
-            if Name::of(&name) == Name::New {
-                unlinkat(&self.fd, name.as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+        for name in self.directory.names()? {
+            if Name::of(&name) == Name::New && is_ours(&self.directory.status(&name)?) {
+                self.directory.remove(&name)?;
             }
         }
         Ok(())
@@ -183,35 +260,43 @@ impl Folder {
 
     /// Moves a damaged file to `corrupt/` under its name, with a number if that is taken.
     pub(crate) fn set_aside(&self, id: Id) -> io::Result<PathBuf> {
-        let corrupt = self.path.join("corrupt");
-        directory::make(&corrupt, None)?;
+        let path = self.path.join("corrupt");
+        let corrupt = Directory::make(&path, None)?;
         let name = id.to_string();
-        let mut to = corrupt.join(&name);
+        let mut to = name.clone();
         for n in 1u32.. {
-            match to.symlink_metadata() {
+            match corrupt.status(to.as_ref()) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => break,
                 Err(e) => return Err(e),
-                Ok(_) => to = corrupt.join(format!("{name}.{n}")),
+                Ok(_) => to = format!("{name}.{n}"),
             }
         }
-        let before = self.before();
-        std::fs::rename(self.path.join(&name), &to)?;
-        File::open(&corrupt)?.sync_all()?;
-        self.sync(before)?;
-        Ok(to)
+        let epoch = self.epoch();
+        renameat(&self.directory.fd, name.as_str(), &corrupt.fd, to.as_str())?;
+        corrupt.sync()?;
+        self.sync(epoch)?;
+        Ok(path.join(to))
     }
 }
 
-/// See [`Folder::hold`].
+/// See [`Folder::use_message`].
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct InUse {
     folder: Arc<Folder>,
     id: Id,
+    fresh: bool,
 }
 
-impl Drop for Hold {
+impl Drop for InUse {
     fn drop(&mut self) {
-        self.folder.held().remove(&self.id);
+        let mut in_use = self.folder.in_use();
+        if let Some(users) = in_use.get_mut(&self.id) {
+            users.count -= 1;
+            users.fresh &= !self.fresh;
+            if users.count == 0 {
+                in_use.remove(&self.id);
+            }
+        }
     }
 }
 
@@ -223,14 +308,18 @@ impl std::fmt::Debug for Folder {
     }
 }
 
-/// The outcome of one sync for each who waits for it. The system reports a failure once; so who made his change before
+/// The outcome of one sync for each who waits for it. The system reports a failure once; so who made a change before
 /// one that came meanwhile has failed too, whatever the sync after it says.
-fn outcomes(synced: io::Result<()>, failed: &AtomicU64, waiting: &[Before]) -> Vec<io::Result<()>> {
+fn outcomes(
+    synced: io::Result<()>,
+    failed: &AtomicU64,
+    waiting: &[SyncEpoch],
+) -> Vec<io::Result<()>> {
     if synced.is_err() {
         failed.fetch_add(1, Ordering::SeqCst);
     }
     let failures = failed.load(Ordering::SeqCst);
-    let one = |Before(seen): &Before| match &synced {
+    let one = |SyncEpoch(seen): &SyncEpoch| match &synced {
         Ok(()) if *seen == failures => Ok(()),
         Ok(()) => Err(Errno::EIO.into()),
         Err(error) => Err(match error.raw_os_error() {
@@ -241,28 +330,48 @@ fn outcomes(synced: io::Result<()>, failed: &AtomicU64, waiting: &[Before]) -> V
     waiting.iter().map(one).collect()
 }
 
-/// An OFD write lock on `lock`, which then holds our process id. The file itself always stays: to remove
-/// it would let a third daemon lock another one.
-pub(crate) fn lock(dir: &Path) -> Result<File, SpoolError> {
-    let path = dir.join("lock");
-    let there = |e| SpoolError::Io(path.clone(), e);
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
-    let mut file = options.open(&path).map_err(there)?;
-    if !files::try_lock(&file).map_err(there)? {
-        let mut holder = String::new();
-        let _ = (&file).take(20).read_to_string(&mut holder);
-        let holder = Some(holder.trim())
-            .filter(|s| s.parse::<u32>().is_ok())
-            .unwrap_or("?");
-        return Err(SpoolError::InUse(dir.to_owned(), holder.to_owned()));
+/// The lock of a spool; dropping it gives it up.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+    _folder: Option<Flock<File>>,
+}
+
+impl Lock {
+    /// Two locks. The one of the file `lock`, which then holds our process id, tells whose it is; but somebody may
+    /// remove the file, and a second daemon would lock another one. So the folder itself is locked too
+    /// (flock(2)), where the file system can do that.
+    pub(crate) fn take(folder: &Folder) -> Result<Lock, SpoolError> {
+        let path = folder.path.join("lock");
+        let there = |e| SpoolError::Io(path.clone(), e);
+        let in_use = || {
+            let text = ["lock", "pid"].map(|name| folder.path.join(name));
+            let text = text
+                .iter()
+                .find_map(|path| std::fs::read_to_string(path).ok());
+            let holder = text.as_deref().map(str::trim);
+            let holder = holder.filter(|text| text.parse::<u32>().is_ok());
+            SpoolError::InUse(folder.path.clone(), holder.unwrap_or("?").to_owned())
+        };
+        let whole = folder.directory.readable().map_err(there)?;
+        let whole = match Flock::lock(whole, FlockArg::LockExclusiveNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => return Err(in_use()),
+            other => other.ok(),
+        };
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT;
+        let file = folder.directory.open_file("lock".as_ref(), flags, 0o600);
+        let file = file.map_err(there)?;
+        if !files::try_lock(&file).map_err(there)? {
+            return Err(in_use());
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(&file, "{}", std::process::id()))
+            .map_err(there)?;
+        Ok(Lock {
+            _file: file,
+            _folder: whole,
+        })
     }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .map_err(there)?;
-    writeln!(file, "{}", std::process::id()).map_err(there)?;
-    Ok(file)
 }
 
 #[cfg(test)]
@@ -272,8 +381,8 @@ mod tests {
     #[test]
     fn a_failed_sync_fails_for_all_that_it_was_to_cover() {
         let failed = AtomicU64::new(0);
-        let early = Before(failed.load(Ordering::SeqCst));
-        let ends = |synced, waiting: &[Before]| -> Vec<Option<i32>> {
+        let early = SyncEpoch(failed.load(Ordering::SeqCst));
+        let ends = |synced, waiting: &[SyncEpoch]| -> Vec<Option<i32>> {
             let outcomes = outcomes(synced, &failed, waiting);
             let code = |outcome: io::Result<()>| outcome.err().and_then(|e| e.raw_os_error());
             outcomes.into_iter().map(code).collect()
@@ -282,7 +391,7 @@ mod tests {
         let code = Some(Errno::ENOSPC as i32);
         assert_eq!(ends(Err(enospc), &[early, early]), [code, code]);
         // One that came while that sync ran, with another that came after it.
-        let late = Before(failed.load(Ordering::SeqCst));
+        let late = SyncEpoch(failed.load(Ordering::SeqCst));
         assert_eq!(
             ends(Ok(()), &[early, late]),
             [Some(Errno::EIO as i32), None]
@@ -295,15 +404,15 @@ mod tests {
         let rows = [
             ("0123456789abcdef", Name::Message(id)),
             ("0123456789abcdef.new", Name::New),
-            ("0123456789ABCDEF", Name::Stranger),
-            ("0123456789abcde", Name::Stranger),
-            ("0123456789abcdef.old", Name::Stranger),
-            (".new", Name::Stranger),
-            ("lock", Name::Household),
-            ("pid", Name::Household),
-            ("corrupt", Name::Household),
-            ("appending.7", Name::Household),
-            ("notes.txt", Name::Stranger),
+            ("0123456789ABCDEF", Name::Foreign),
+            ("0123456789abcde", Name::Foreign),
+            ("0123456789abcdef.old", Name::Foreign),
+            (".new", Name::Foreign),
+            ("lock", Name::Internal),
+            ("pid", Name::Internal),
+            ("corrupt", Name::Internal),
+            ("appending.7", Name::Internal),
+            ("notes.txt", Name::Foreign),
         ];
         for (name, kind) in rows {
             assert_eq!(Name::of(OsStr::new(name)), kind, "{name}");

@@ -3,8 +3,8 @@
 //! A message's life, and what a crash at each state leaves behind:
 //!
 //! 1. No file. Nothing was promised.
-//! 2. `ID.new` is being written: a new file, or the file of a finished message, then under that one's id
-//!    (`spare.rs`). Never acknowledged; removed at the next start.
+//! 2. `ID.new` is being written: a new file, or the recycled file of a finished message, then under that
+//!    one's id (`recycled.rs`). Never acknowledged; removed at the next start.
 //! 3. `ID.new` is whole and synced (file fsync). Still not acknowledged; removed at the next start.
 //! 4. `ID`, renamed, its name perhaps only in memory. Not acknowledged; after a crash it is either
 //!    there, whole, or it is state 3.
@@ -30,40 +30,38 @@
 mod folder;
 pub mod format;
 pub mod queued;
-mod spare;
+mod recycled;
 mod table;
 
 use crate::message::{Body, Id};
 use crate::smtp::address::ReversePath;
-use crate::store::directory;
+use crate::store::directory::Directory;
 use crate::store::files::write_all;
 use crate::store::writeback::{self, EarlyWriteback};
-use folder::{Folder, Name, lock};
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
-use spare::Spare;
+use folder::{Folder, Lock, Name, check_owner, is_ours};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, fstat};
+use queued::LoadError;
+use recycled::Recycled;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use format::{NewRecipient, Origin};
 pub use queued::{Queued, Recipient, State};
-pub(crate) use spare::MOST as SPARES;
+pub(crate) use recycled::MOST as RECYCLED;
 pub use table::table;
 
 /// The spool of one daemon; holding it is holding the lock.
 #[derive(Debug)]
 pub struct Spool {
     folder: Arc<Folder>,
-    /// Strangers are mentioned once, not at every scan.
+    /// Foreign files are mentioned once, not at every scan.
     mentioned: AtomicBool,
-    /// Closing it gives the lock up.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Why the spool cannot be used.
@@ -101,12 +99,14 @@ pub struct NewEntry<'a> {
 
 impl Spool {
     /// Makes the folder (0700, durably), takes the lock and removes what was never acknowledged.
+    ///
+    /// # Errors
+    /// Another daemon has the lock, somebody else owns the folder or may write in it, or the system refuses.
     pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
         let dir = std::path::absolute(dir).map_err(|e| SpoolError::Io(dir.into(), e))?;
         let here = |e| SpoolError::Io(dir.clone(), e);
-        directory::make(&dir, None).map_err(here)?;
         let folder = Arc::new(Folder::open(&dir).map_err(here)?);
-        let lock = lock(&dir)?;
+        let lock = Lock::take(&folder)?;
         folder.remove_unfinished().map_err(here)?;
         Ok(Spool {
             folder,
@@ -115,15 +115,35 @@ impl Spool {
         })
     }
 
+    /// Whether a folder that is there belongs to whom it has to, and is not for others to write in; nothing is
+    /// changed.
+    ///
+    /// # Errors
+    /// Why it would be refused.
+    pub fn check(dir: &Path) -> io::Result<()> {
+        match Directory::open(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            found => check_owner(&found?),
+        }
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.folder.path
     }
 
     /// Takes a message: durable when it returns `Ok`, with the message as [`load`](Spool::load) would return it; until
-    /// that is dropped no [`scan`](Spool::scan) finds the message. On `Err` nothing is left of it, and the error is the
-    /// system's own, ENOSPC and all.
+    /// that is dropped no [`scan`](Spool::scan) finds the message. On `Err` nothing is left of it, and the error has
+    /// the system's kind, ENOSPC and all, and names the folder.
     pub fn accept(&self, entry: &NewEntry<'_>) -> io::Result<Queued> {
+        self.store(entry).map_err(|error| {
+            self.folder.is_replaced();
+            let dir = self.folder.path.display();
+            io::Error::new(error.kind(), format!("{error} (in SPOOL_DIR {dir})"))
+        })
+    }
+
+    fn store(&self, entry: &NewEntry<'_>) -> io::Result<Queued> {
         let size = entry.heading.len() as u64 + entry.body.len();
         let (head, envelope) = format::envelope(
             entry.id,
@@ -139,10 +159,14 @@ impl Spool {
                 "no recipients, or too many",
             ));
         }
-        let hold = self.folder.hold(entry.id);
-        let mut draft = Draft::begin(&self.folder, entry.id, head.len() as u64 + size)?;
+        if self.folder.is_replaced() {
+            return Err(io::Error::other("the folder was replaced"));
+        }
+        let in_use = self.folder.use_message(entry.id, true);
+        let len = head.len() as u64 + size;
+        let mut draft = Draft::begin(&self.folder, entry.id, len)?;
         write_message(&mut draft.file, &head, entry)?;
-        draft.cut(head.len() as u64 + size)?;
+        draft.cut(len)?;
         // Else it is what the writing has set.
         if entry.next_try > SystemTime::now() {
             draft.file.set_modified(entry.next_try)?;
@@ -156,31 +180,29 @@ impl Spool {
             head,
             envelope,
             entry,
-            hold,
+            in_use,
         ))
     }
 
-    /// When to [`tidy`](Spool::tidy), if files are kept for next messages.
-    pub fn tidy_at(&self) -> Option<Instant> {
-        self.folder.spares.tidy_at()
+    /// When to [`purge`](Spool::purge), if there are recycled files.
+    pub fn purge_at(&self) -> Option<Instant> {
+        self.folder.recycled.purge_at()
     }
 
-    /// Removes these files, if no message has come or gone for a while.
-    pub fn tidy(&self) {
-        self.folder.spares.tidy(&self.folder);
+    /// Removes the recycled files, if no message has come or gone for a while.
+    pub fn purge(&self) {
+        self.folder.recycled.purge(&self.folder);
     }
 
     /// Removes them now.
-    pub fn clear(&self) {
-        self.folder.spares.clear(&self.folder);
+    pub fn purge_now(&self) {
+        self.folder.recycled.purge_now(&self.folder);
     }
 
     /// Takes back a message that was just accepted and that nobody was told of.
     pub fn withdraw(&self, id: Id) {
-        let name = id.to_string();
-        let flag = UnlinkatFlags::NoRemoveDir;
-        if let Err(errno) = unlinkat(&self.folder.fd, name.as_str(), flag) {
-            log::warn!("spool: cannot take back id={id}, it may be sent twice: {errno}");
+        if let Err(error) = self.folder.directory.remove(id.to_string().as_ref()) {
+            log::warn!("spool: cannot take back id={id}, it may be sent twice: {error}");
         }
     }
 
@@ -188,23 +210,25 @@ impl Spool {
     /// vanishes meanwhile is passed over.
     pub fn scan(&self, each: &mut dyn FnMut(Id, SystemTime)) -> io::Result<()> {
         let mention = !self.mentioned.swap(true, Ordering::Relaxed);
-        for entry in std::fs::read_dir(&self.folder.path)? {
-            let entry = entry?;
-            let name = entry.file_name();
+        if self.folder.is_replaced() && fstat(&self.folder.directory.fd)?.st_nlink == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the folder is gone",
+            ));
+        }
+        for name in self.folder.directory.names()? {
             let id = match Name::of(&name) {
-                Name::Household | Name::New => continue,
+                Name::Internal | Name::New => continue,
                 Name::Message(id) => Some(id),
-                Name::Stranger => None,
+                Name::Foreign => None,
             };
-            let status = match (id, entry.metadata()) {
-                (_, Err(e)) if e.kind() == io::ErrorKind::NotFound => continue,
-                (_, Err(e)) => return Err(e),
-                (Some(id), Ok(_)) if self.folder.is_held(id) => continue,
-                (Some(id), Ok(status)) if status.is_file() => Some((id, status.modified()?)),
-                _ => None,
+            let status = match self.folder.directory.status(&name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                status => status?,
             };
-            match status {
-                Some((id, next_try)) => each(id, next_try),
+            match id.filter(|_| is_ours(&status)) {
+                Some(id) if self.folder.is_fresh(id) => {}
+                Some(id) => each(id, modified(&status)),
                 None if mention => {
                     let name = crate::message::escape::Escaped(name.as_encoded_bytes());
                     log::warn!("spool: left alone, not a message of ours: {name}");
@@ -220,18 +244,28 @@ impl Spool {
     pub fn load(&self, id: Id) -> io::Result<Option<Queued>> {
         match Queued::open(&self.folder, id) {
             Ok(queued) => Ok(Some(queued)),
-            Err(crate::store::spool::queued::LoadError::Vanished) => {
+            Err(LoadError::Vanished) => {
                 log::warn!("spool: the file is gone id={id}");
                 Ok(None)
             }
-            Err(crate::store::spool::queued::LoadError::Damaged(why)) => {
+            Err(LoadError::Damaged(why)) => {
                 let kept = self.folder.set_aside(id)?;
                 log::error!("spool: damaged, moved to {} id={id}: {why}", kept.display());
                 Ok(None)
             }
-            Err(crate::store::spool::queued::LoadError::Io(e)) => Err(e),
+            Err(LoadError::Io(e)) => Err(e),
         }
     }
+}
+
+fn modified(status: &FileStat) -> SystemTime {
+    let since = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
+    let nanos = Duration::from_nanos(status.st_mtime_nsec.cast_unsigned());
+    let whole = match status.st_mtime {
+        past @ ..0 => SystemTime::UNIX_EPOCH - since(past),
+        seconds => SystemTime::UNIX_EPOCH + since(seconds),
+    };
+    whole + nanos
 }
 
 /// A message's file from its beginning to its commitment.
@@ -243,21 +277,19 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// A spare one, or a new one, for `len` octets.
+    /// A recycled one, or a new one, for `len` octets.
     fn begin(folder: &'a Folder, id: Id, len: u64) -> io::Result<Draft<'a>> {
         let of = |file, len, name| {
             let name = Some(name);
             let undo = Undo { folder, name };
             Draft { file, len, undo }
         };
-        if let Some((Spare { file, name }, left)) = folder.spares.take(folder, len) {
+        if let Some((Recycled { file, name }, left)) = folder.recycled.take(folder, len) {
             return Ok(of(file, left, name));
         }
         let name = format!("{id}.new");
-        let flags =
-            OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mode = Mode::from_bits_truncate(0o600);
-        let file = openat(&folder.fd, name.as_str(), flags, mode)?.into();
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = folder.directory.open_file(name.as_ref(), flags, 0o600)?;
         Ok(of(file, 0, name))
     }
 
@@ -272,10 +304,10 @@ impl<'a> Draft<'a> {
     /// Gives it the message's name, durably.
     fn commit(mut self, id: Id) -> io::Result<File> {
         let (folder, name) = (self.undo.folder, id.to_string());
-        let before = folder.before();
+        let epoch = folder.epoch();
         folder.rename(self.undo.name.as_deref().unwrap_or_default(), &name)?;
         self.undo.name = Some(name);
-        folder.sync(before)?;
+        folder.sync(epoch)?;
         self.undo.name = None;
         Ok(self.file)
     }
@@ -290,17 +322,16 @@ struct Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         let Some(name) = self.name.take() else { return };
-        match unlinkat(&self.folder.fd, name.as_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
+        if let Err(error) = self.folder.directory.remove(name.as_ref()) {
             // The client is told 451 and comes again: the worst is a second copy.
-            Err(errno) => log::error!("spool: could not remove {name} after a failure: {errno}"),
+            log::error!("spool: could not remove {name} after a failure: {error}");
         }
     }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        self.clear();
+        self.purge_now();
     }
 }
 

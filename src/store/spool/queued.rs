@@ -7,18 +7,17 @@
 //! finished the file is unlinked or renamed, which spares the last of these (states 7 and 8 of `spool/mod.rs`).
 
 use super::NewEntry;
-use super::folder::{Folder, Hold};
+use super::folder::{Folder, InUse, is_our_user};
 use super::format::{self, Envelope, Fault, Origin};
-use super::spare::Spare;
+use super::recycled::Recycled;
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::store::directory::denied;
 use crate::store::files::read_full;
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -87,8 +86,8 @@ pub struct Queued {
     head: Vec<u8>,
     body_at: usize,
     tries_at: u64,
-    /// Of a message that was just accepted: no scan finds it while this is there.
-    _hold: Option<Hold>,
+    /// While this is there, the file is not recycled by another.
+    _in_use: InUse,
 }
 
 /// Why a file was not opened.
@@ -108,14 +107,20 @@ impl From<io::Error> for LoadError {
 
 impl Queued {
     pub(crate) fn open(folder: &Arc<Folder>, id: Id) -> Result<Queued, LoadError> {
-        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = match openat(&folder.fd, id.to_string().as_str(), flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::ENOENT) => return Err(LoadError::Vanished),
-            Err(errno) => return Err(LoadError::Io(errno.into())),
+        let in_use = folder.use_message(id, false);
+        let name = id.to_string();
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
+        let file = match folder.directory.open_file(name.as_ref(), flags, 0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(LoadError::Vanished);
+            }
+            file => file?,
         };
+        if !is_our_user(file.metadata()?.uid()) {
+            return Err(LoadError::Io(denied("the file belongs to somebody else")));
+        }
         let (head, envelope, next_try) = read_envelope(&file, id)?;
-        Ok(Queued::new(folder, file, head, envelope, next_try, None))
+        Ok(Queued::new(folder, file, head, envelope, next_try, in_use))
     }
 
     /// One that was just written, without reading it back.
@@ -125,7 +130,7 @@ impl Queued {
         mut head: Vec<u8>,
         envelope: Envelope,
         entry: &NewEntry<'_>,
-        hold: Hold,
+        in_use: InUse,
     ) -> Queued {
         if let Some(content) = entry.body.as_bytes()
             && head.len() as u64 + envelope.size <= FIRST_READ as u64
@@ -133,7 +138,7 @@ impl Queued {
             head.extend_from_slice(entry.heading);
             head.extend_from_slice(content);
         }
-        Queued::new(folder, file, head, envelope, entry.next_try, Some(hold))
+        Queued::new(folder, file, head, envelope, entry.next_try, in_use)
     }
 
     fn new(
@@ -142,7 +147,7 @@ impl Queued {
         head: Vec<u8>,
         envelope: Envelope,
         next_try: SystemTime,
-        hold: Option<Hold>,
+        in_use: InUse,
     ) -> Queued {
         let recipients = envelope.recipients.into_iter().map(|slot| Recipient {
             to: slot.to,
@@ -170,7 +175,7 @@ impl Queued {
             head,
             body_at: envelope.body_at,
             tries_at: envelope.tries_at as u64,
-            _hold: hold,
+            _in_use: in_use,
         }
     }
 
@@ -191,7 +196,7 @@ impl Queued {
     /// Whether the file still has its name: whoever removes it takes the message out of the queue.
     pub(crate) fn is_there(&self) -> bool {
         let name = self.id.to_string();
-        self.folder.status(&name, &self.file).is_some()
+        self.folder.sole_name(&name, &self.file).is_some()
     }
 
     /// Whether little memory holds it.
@@ -214,7 +219,8 @@ impl Queued {
         for (index, answer) in fates {
             self.note(*index, answer)?;
             if let Some(recipient) = self.recipients.get(*index) {
-                self.write(format::state_field(true), recipient.state_at)?;
+                self.file
+                    .write_all_at(format::state_field(true), recipient.state_at)?;
             }
         }
         self.file.sync_data()?;
@@ -233,24 +239,15 @@ impl Queued {
         };
         recipient.last_answer = answer.to_owned();
         let at = recipient.answer_at;
-        self.write(&format::answer_field(answer), at)
-    }
-
-    /// Writes a field over. Not into a file that has lost its name: somebody has taken the message out of the queue, and
-    /// by a fault of ours it might have another in it.
-    fn write(&self, field: &[u8], at: u64) -> io::Result<()> {
-        if self.is_there() {
-            self.file.write_all_at(field, at)
-        } else {
-            Ok(())
-        }
+        self.file.write_all_at(&format::answer_field(answer), at)
     }
 
     /// Sets the number of tries and the next one. The last write of a round, since every write sets the
     /// modification time; not synced: at worst the next try comes early.
     pub fn defer(&mut self, tries: u32, next_try: SystemTime) -> io::Result<()> {
         if tries != self.tries {
-            self.write(&format::tries_field(tries), self.tries_at)?;
+            self.file
+                .write_all_at(&format::tries_field(tries), self.tries_at)?;
         }
         self.file.set_modified(next_try)?;
         (self.tries, self.next_try) = (tries, next_try);
@@ -262,15 +259,15 @@ impl Queued {
         self.folder.remove(self.id)
     }
 
-    /// The same, but a small file is kept for a next message: nobody else may have it open. `true`: it is the first such
-    /// file, and somebody should [`tidy`](super::Spool::tidy) in a while. If it fails, the message is given back.
-    pub fn retire(self) -> Result<bool, (Box<Queued>, io::Error)> {
+    /// The same, but a small file that nobody else has open is recycled. `true`: it is the first such file, and somebody
+    /// should [`purge`](super::Spool::purge) in a while. If it fails, the message is given back.
+    pub fn recycle(self) -> Result<bool, (Box<Queued>, io::Error)> {
         let len = self.body_at as u64 + self.size;
-        match self.folder.retire(self.id, len) {
+        match self.folder.recycle(self.id, len) {
             Ok(None) => Ok(false),
             Ok(Some(name)) => {
                 let file = self.file;
-                Ok(self.folder.spares.put(Spare { file, name }))
+                Ok(self.folder.recycled.put(Recycled { file, name }))
             }
             Err(error) => Err((Box::new(self), error)),
         }
