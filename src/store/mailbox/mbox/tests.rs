@@ -139,12 +139,12 @@ fn an_entry_explains_exactly_what_a_killed_write_can_leave() {
     let mut append = Append::new(&open.file, &mut pending, b"");
     append.write(&[message(&body)], true).unwrap();
     let (content, to) = (room.content(), room.content().len());
-    for size in from - 1..=to + 1 {
+    let mbox = OpenOptions::new().write(true).open(&room.path).unwrap();
+    mbox.write_all_at(b"y", to as u64).unwrap();
+    for size in (from - 1..=to + 1).rev() {
         // The end of the last page and the whole are the file's own, the others are cut from it.
         let torn = size > from && size < to && size.is_multiple_of(PAGE);
-        let mut now = content.clone() + "y";
-        now.truncate(size);
-        fs::write(&room.path, &now).unwrap();
+        mbox.set_len(size as u64).unwrap();
         let explains = |id, torn| {
             (pending.entry)
                 .explains(&open.file, id, size as u64, torn)
@@ -155,11 +155,10 @@ fn an_entry_explains_exactly_what_a_killed_write_can_leave() {
         assert!(!explains((open.id.0, open.id.1 + 1), false));
         if torn {
             for at in [from, size - 1] {
-                open.file.set_len(size as u64).unwrap();
-                let mbox = OpenOptions::new().write(true).open(&room.path).unwrap();
                 mbox.write_all_at(b"z", at as u64).unwrap();
                 assert!(!explains(open.id, true), "{size} {at}");
-                fs::write(&room.path, &now).unwrap();
+                let octet = &content.as_bytes()[at..=at];
+                mbox.write_all_at(octet, at as u64).unwrap();
             }
         }
     }
