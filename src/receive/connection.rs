@@ -2,55 +2,68 @@
 //!
 //! A function that reads from the top: input is cut into command lines, the session answers each, and after `354`
 //! mail data goes to the message until its end. Replies to pipelined commands leave together, before the next read.
-//! Whatever happens once mail data has begun, the reply comes after its end. A client that drops mid-message leaves
-//! nothing behind: the message exists only here.
+//! A client that drops mid-message leaves nothing behind: the message exists only here.
+//!
+//! What a client cannot do for ever: take time outside mail data ([`PATIENCE`]; a stored message renews it, as it does
+//! the session's budget), be slow in it ([`MIN_RATE`]), or go on with data that is refused already (as much again as a
+//! message may have). Short of that the reply to mail data comes after its end, whatever went wrong in it.
 
+use std::fmt::Write;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, debug, info, log_enabled, warn};
 
 use crate::message::escape::Escaped;
-use crate::message::{BodyWriter, Envelope, Message};
+use crate::message::{Body, BodyWriter, Envelope, Message};
 use crate::receive::handler::{Client, Handler, Refusal, Settings};
 use crate::receive::limits::Permit;
 use crate::receive::wire::Wire;
 use crate::smtp::address::ForwardPath;
 use crate::smtp::data::DataReader;
 use crate::smtp::line::{LineEnd, LineReader, LineStep};
-use crate::smtp::reply::Reply;
+use crate::smtp::reply::{Reply, closing};
 use crate::smtp::session::{Outcome, Session, Step, Transaction, Verdict};
 
 /// More trace lines than this in a header are a mail loop (RFC 5321 6.3 asks for 100 at least).
 const MAX_HOPS: usize = 100;
 /// A client must keep up this rate over a whole message, in octets a second, beyond one CLIENT_TIMEOUT.
 const MIN_RATE: u64 = 500;
+/// How many CLIENT_TIMEOUTs a client may spend outside mail data without a stored message.
+const PATIENCE: u32 = 4;
 /// `.` CR LF, the most that ends mail data without being part of it, in octets.
 const END_OF_DATA: u64 = 3;
 /// After the last reply, how long the client may take to see it.
 const LINGER: Duration = Duration::from_secs(2);
+/// Refusals of one session that have a line of their own in the log.
+const LOGGED: usize = 20;
 
-/// Why a conversation ends without QUIT.
+/// How a connection ends.
 enum End {
     /// Say this, and close.
     Say(Reply),
-    /// The client is gone.
-    Gone,
+    /// The client is gone, for this reason.
+    Gone(String),
 }
 
-/// One client's conversation.
+/// One client's connection.
 pub struct Connection<'a, H: Handler> {
     handler: &'a H,
     settings: Arc<Settings>,
     client: Client,
-    place: Permit<'a>,
+    permit: Permit<'a>,
     wire: Wire<'a>,
     lines: LineReader,
     session: Session,
     transaction: Option<H::Transaction>,
+    /// When the time outside mail data is spent.
+    spent_at: Instant,
     /// The command being answered, for the log.
     shown: String,
+    /// The message or the recipient being answered, for the log.
+    about: String,
+    refusals: usize,
 }
 
 impl<'a, H: Handler> Connection<'a, H> {
@@ -58,21 +71,22 @@ impl<'a, H: Handler> Connection<'a, H> {
         handler: &'a H,
         settings: Arc<Settings>,
         client: Client,
-        place: Permit<'a>,
+        permit: Permit<'a>,
         wire: Wire<'a>,
     ) -> Self {
-        let session = Session::new(settings.hostname.clone(), settings.max_recipients);
-        let lines = LineReader::default();
         Connection {
             handler,
-            settings,
             client,
-            place,
+            permit,
             wire,
-            lines,
-            session,
+            lines: LineReader::default(),
+            session: Session::new(settings.hostname.clone(), settings.max_recipients),
             transaction: None,
+            spent_at: Instant::now() + settings.timeout() * PATIENCE,
             shown: String::new(),
+            about: String::new(),
+            refusals: 0,
+            settings,
         }
     }
 
@@ -86,16 +100,29 @@ impl<'a, H: Handler> Connection<'a, H> {
             Err(end) => end,
         };
         self.transaction = None;
-        let polite = self.place.leave();
-        if let End::Say(reply) = end {
-            self.log_reply(&reply);
-            let linger = if polite { LINGER } else { Duration::ZERO };
-            let wait = self.settings.timeout();
-            if self.wire.reply(&reply, wait).is_ok() {
-                self.wire.close(wait, linger);
+        let polite = self.permit.leave();
+        let reason = match end {
+            End::Say(reply) => {
+                self.log_reply(&reply);
+                let linger = if polite { LINGER } else { Duration::ZERO };
+                // A client that did not take what was said before has had its time.
+                let wait = match reply.why() {
+                    Some(closing::TIMEOUT) => LINGER,
+                    _ => self.settings.timeout(),
+                };
+                if self.wire.reply(&reply, wait).is_ok() {
+                    self.wire.close(wait, linger);
+                }
+                reply.why().map(str::to_owned)
             }
-        }
-        info!("disconnect client={peer}");
+            End::Gone(reason) => Some(reason),
+        };
+        let more = match self.refusals.saturating_sub(LOGGED) {
+            0 => String::new(),
+            more => format!(" further_rejected={more}"),
+        };
+        let reason = reason.map_or_else(String::new, |reason| format!(" reason={reason}"));
+        info!("disconnect client={peer}{more}{reason}");
     }
 
     fn converse(&mut self) -> End {
@@ -112,10 +139,11 @@ impl<'a, H: Handler> Connection<'a, H> {
         loop {
             match self.lines.next(self.wire.buffered()) {
                 LineStep::Line { line, used, fault } => {
-                    if self.place.is_stopping() {
-                        return Err(End::Say(Reply::stopping(&self.settings.hostname)));
+                    if self.permit.is_stopping() {
+                        return Err(self.unavailable(closing::STOPPING));
                     }
                     self.shown.clear();
+                    self.about.clear();
                     if log_enabled!(Level::Debug) {
                         self.shown = format!(" command={}", Escaped(line));
                     }
@@ -134,28 +162,34 @@ impl<'a, H: Handler> Connection<'a, H> {
     /// Waits for input, for a timeout or until `deadline`, which is set if there is none.
     fn wait(&mut self, deadline: &mut Option<Instant>) -> Result<(), End> {
         let wait = self.settings.timeout();
-        let going_on = self.place.begin_wait();
+        deadline.get_or_insert_with(|| self.spent_at.min(Instant::now() + wait));
+        let going_on = self.permit.begin_wait();
         let result = if going_on {
             self.wire.fill(wait, deadline)
         } else {
             Ok(0)
         };
-        self.place.end_wait();
+        self.permit.end_wait();
         match result {
-            Ok(0) if self.place.is_stopping() => {
-                Err(End::Say(Reply::stopping(&self.settings.hostname)))
-            }
-            Ok(0) => Err(End::Gone),
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.ended_by(&error)),
+            Ok(0) if self.permit.is_stopping() => Err(self.unavailable(closing::STOPPING)),
+            result => self.filled(result, ""),
         }
     }
 
-    fn ended_by(&self, error: &io::Error) -> End {
-        match error.kind() {
-            io::ErrorKind::TimedOut => End::Say(Reply::timeout(&self.settings.hostname)),
-            _ => End::Gone,
+    /// What a read tells; `place` says where in the session it was.
+    fn filled(&self, read: io::Result<usize>, place: &str) -> Result<(), End> {
+        match read {
+            Ok(0) => Err(End::Gone(format!("closed by the client{place}"))),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(self.unavailable(closing::TIMEOUT))
+            }
+            Err(error) => Err(End::Gone(format!("{error}{place}"))),
         }
+    }
+
+    fn unavailable(&self, why: &'static str) -> End {
+        End::Say(Reply::unavailable(&self.settings.hostname, why))
     }
 
     fn act(&mut self, step: Step) -> Result<(), End> {
@@ -180,16 +214,10 @@ impl<'a, H: Handler> Connection<'a, H> {
                 let step = self.recipient(to);
                 self.act(step)
             }
-            Step::Data(reply) => {
+            Step::Data(reply, transaction) => {
                 self.say(&reply)?;
                 self.shown.clear();
-                let outcome = self.data()?;
-                let step = self.session.finish(outcome);
-                if let Step::Reply(reply) | Step::Close(reply) = &step
-                    && reply.is_error()
-                {
-                    self.log_rejected(None, reply);
-                }
+                let step = self.message(transaction)?;
                 self.act(step)
             }
             Step::Close(reply) => Err(End::Say(reply)),
@@ -198,87 +226,94 @@ impl<'a, H: Handler> Connection<'a, H> {
 
     fn recipient(&mut self, to: ForwardPath) -> Step {
         let verdict = match &mut self.transaction {
-            Some(transaction) => self.handler.recipient(&self.client, transaction, &to),
-            None => Verdict::TryLater, // the session asks only inside a transaction
+            Some(kept) if self.session.has_room() => {
+                self.handler.recipient(&self.client, kept, &to)
+            }
+            _ => Verdict::TooMany,
         };
-        let refused = match verdict {
-            Verdict::Accept | Verdict::Forward(_) => None,
-            Verdict::NoSuchUser | Verdict::RelayDenied | Verdict::TryLater => Some(to.clone()),
-        };
-        let step = self.session.recipient(to, verdict);
-        if let Step::Reply(reply) | Step::Close(reply) = &step
-            && reply.is_error()
+        if !matches!(verdict, Verdict::Accept | Verdict::Forward(_))
+            && let Some(from) = self.session.reverse_path()
         {
-            self.log_rejected(refused.as_ref(), reply);
+            let _ = write!(self.about, " from={from} to={to}"); // into a String: cannot fail
         }
-        step
+        self.session.recipient(to, verdict)
     }
 
-    /// Reads mail data to its end, whatever went wrong before, and has it stored.
-    fn data(&mut self) -> Result<Outcome, End> {
+    /// Reads a message and has it stored.
+    fn message(&mut self, transaction: Transaction) -> Result<Step, End> {
         let begun = Instant::now();
+        let Transaction { helo, from, to } = transaction;
+        let mut envelope = Envelope::new(helo, self.client.peer.ip(), from, to);
+        let id = envelope.id;
+        let _ = write!(self.about, " id={id} from={}", envelope.from);
+        let body = self.mail_data(begun)?;
+        envelope.received = SystemTime::now();
+        let outcome = match (body, self.transaction.take()) {
+            (Ok(body), Some(kept)) => {
+                let message = Message::new(envelope, body);
+                match self.handler.message(&self.client, kept, message) {
+                    Ok(()) => Outcome::Stored(id.to_string()),
+                    Err(refusal) => outcome_of(refusal),
+                }
+            }
+            (Ok(_), None) => Outcome::LocalError, // MAIL began it
+            (Err(outcome), _) => outcome,
+        };
+        self.spent_at = match outcome {
+            Outcome::Stored(_) => Instant::now() + self.settings.timeout() * PATIENCE,
+            _ => self.spent_at + begun.elapsed(),
+        };
+        Ok(self.session.finish(outcome))
+    }
+
+    /// Reads mail data to its end, which began at `begun`; or what is wrong with it.
+    fn mail_data(&mut self, begun: Instant) -> Result<Result<Body, Outcome>, End> {
         let settings = Arc::clone(&self.settings);
-        let wait = settings.timeout();
-        let (kept, transaction) = (self.transaction.take(), self.session.take());
+        let (wait, most) = (settings.timeout(), settings.max_message_size);
         let mut reader = DataReader::new(self.lines.end().unwrap_or(LineEnd::CrLf));
-        let mut body = Some(BodyWriter::new(&settings.spill_dir));
-        let mut size = 0;
+        let mut body = Ok(BodyWriter::new(&settings.spill_dir));
+        let (mut size, mut last) = (0, u64::MAX);
         loop {
             let mut keep = |piece: &[u8]| {
-                if let Some(body) = &mut body {
+                if let Ok(body) = &mut body {
                     body.push(piece);
                 }
             };
             let progress = reader.feed(self.wire.buffered(), &mut keep);
             self.wire.consume(progress.used);
             size += progress.used as u64;
-            if size > settings.max_message_size.saturating_add(END_OF_DATA) {
-                body = None;
+            let end = if progress.done {
+                reader.ending() as u64
+            } else {
+                END_OF_DATA
+            };
+            let fault = match &body {
+                _ if reader.is_bad() => Some(Outcome::BareLineEnd),
+                _ if size.saturating_sub(end) > most => Some(Outcome::TooLarge),
+                Ok(body) if body.hops() > MAX_HOPS => Some(Outcome::Loop),
+                Ok(body) => body.error().map(|error| {
+                    let dir = settings.spill_dir.display();
+                    warn!("cannot keep a message in {dir}: {error}");
+                    outcome_of(Refusal::from(error))
+                }),
+                Err(_) => None,
+            };
+            if let Some(fault) = fault {
+                if body.is_ok() {
+                    last = size.saturating_add(most);
+                }
+                body = Err(fault);
             }
             if progress.done {
-                if size - reader.ending() as u64 > settings.max_message_size {
-                    body = None;
-                }
-                break;
+                let refused = |error| outcome_of(Refusal::from(&error));
+                return Ok(body.and_then(|body| body.finish().map_err(refused)));
+            }
+            if size > last {
+                return Err(self.unavailable(closing::DATA));
             }
             let deadline = begun + wait + Duration::from_secs(size / MIN_RATE);
-            match self.wire.fill(wait, &mut Some(deadline)) {
-                Ok(0) => return Err(End::Gone),
-                Ok(_) => {}
-                Err(error) => return Err(self.ended_by(&error)),
-            }
-        }
-        if reader.is_bad() {
-            return Ok(Outcome::BareLineEnd);
-        }
-        let Some(body) = body else {
-            return Ok(Outcome::TooLarge);
-        };
-        if body.hops() > MAX_HOPS {
-            return Ok(Outcome::Loop);
-        }
-        let (Some(kept), Some(transaction)) = (kept, transaction) else {
-            return Ok(Outcome::LocalError); // the session gives 354 only with both
-        };
-        let body = match body.finish() {
-            Ok(body) => body,
-            Err(error) => {
-                warn!(
-                    "cannot keep a message in {}: {error}",
-                    settings.spill_dir.display()
-                );
-                return Ok(outcome_of(Refusal::from(&error)));
-            }
-        };
-        let Transaction { helo, from, to } = transaction;
-        let envelope = Envelope::new(helo, self.client.peer.ip(), from, to);
-        let id = envelope.id;
-        match self
-            .handler
-            .message(&self.client, kept, Message::new(envelope, body))
-        {
-            Ok(()) => Ok(Outcome::Stored(id.to_string())),
-            Err(refusal) => Ok(outcome_of(refusal)),
+            let read = self.wire.fill(wait, &mut Some(deadline));
+            self.filled(read, " in mail data")?;
         }
     }
 
@@ -291,25 +326,18 @@ impl<'a, H: Handler> Connection<'a, H> {
 
     fn say(&mut self, reply: &Reply) -> Result<(), End> {
         self.log_reply(reply);
-        self.wire
-            .reply(reply, self.settings.timeout())
-            .map_err(|_| End::Gone)
+        let said = self.wire.reply(reply, self.settings.timeout());
+        said.map_err(|error| End::Gone(error.to_string()))
     }
 
-    fn log_reply(&self, reply: &Reply) {
-        debug!(
-            "reply client={}{} answer={reply}",
-            self.client.peer, self.shown
-        );
-    }
-
-    fn log_rejected(&self, to: Option<&ForwardPath>, reply: &Reply) {
+    fn log_reply(&mut self, reply: &Reply) {
         let peer = self.client.peer;
-        match (to, self.session.reverse_path()) {
-            (Some(to), Some(from)) => {
-                info!("rejected client={peer} from={from} to={to} answer={reply}");
+        debug!("reply client={peer}{} answer={reply}", self.shown);
+        if reply.is_error() {
+            self.refusals += 1;
+            if self.refusals <= LOGGED {
+                info!("rejected client={peer}{} answer={reply}", self.about);
             }
-            _ => info!("rejected client={peer} answer={reply}"),
         }
     }
 }

@@ -1,19 +1,19 @@
 //! Who is being served: the count against the limits, and a way to reach clients that wait when the server stops.
 //!
-//! A client is in one of three states: *served* (counts against MAX_CLIENTS), *leaving* (has had its last reply;
-//! its thread only sees to it that the reply arrives), gone. One lock, taken when a client comes, begins to leave
-//! and goes; never while it talks.
+//! A client is in one of three states: *served* (counts against MAX_CLIENTS), *closing* (has had its last reply;
+//! its thread only sees to it that the reply arrives), gone. One lock, taken when a client comes, begins to close
+//! and goes; never while it talks. At most [`MAX_CLOSING`] clients are closing, so the number of threads is bounded.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::receive::handler::Settings;
 
-/// Clients that may leave slowly at once; beyond that the connection is closed without waiting for them.
-const MAX_LEAVING: usize = 1000;
+/// Clients that may be closing at once. One more counts until it is gone, and is not waited for.
+const MAX_CLOSING: usize = 1000;
 
 /// Everyone who is connected.
 #[derive(Debug, Default)]
@@ -25,24 +25,18 @@ pub struct Clients {
 
 #[derive(Debug, Default)]
 struct All {
-    served: HashMap<u64, Arc<Connection>>,
+    served: HashMap<u64, Arc<ServedClient>>,
     by_host: HashMap<IpAddr, usize>,
-    leaving: usize,
+    closing: usize,
     next: u64,
 }
 
-/// One client's connection, as the server sees it.
+/// A served client's stream, shared with the thread that stops the server.
 #[derive(Debug)]
-pub struct Connection {
-    stream: TcpStream,
-    waiting: AtomicBool,
-}
-
-impl Connection {
+pub struct ServedClient {
     /// The stream itself.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
+    pub stream: TcpStream,
+    waiting: AtomicBool,
 }
 
 /// Why one more client is not served.
@@ -56,14 +50,14 @@ pub enum LimitReached {
     Stopping,
 }
 
-/// A client's place among the served; given back when dropped.
+/// The right of one client to be served; given back when dropped.
 #[derive(Debug)]
 pub struct Permit<'a> {
     clients: &'a Clients,
-    connection: Arc<Connection>,
+    client: Arc<ServedClient>,
     number: u64,
     counted: Option<IpAddr>,
-    leaving: bool,
+    closing: Option<Closing<'a>>,
 }
 
 impl Clients {
@@ -76,7 +70,7 @@ impl Clients {
         self.stopping.load(SeqCst)
     }
 
-    /// Gives the client a place, or hands the stream back with the reason why there is none.
+    /// Lets the client be served, or hands the stream back.
     ///
     /// # Errors
     /// Which limit is reached.
@@ -86,7 +80,8 @@ impl Clients {
         peer: IpAddr,
         settings: &Settings,
     ) -> Result<Permit<'_>, (TcpStream, LimitReached)> {
-        let counted = (!settings.uncounted.iter().any(|net| net.contains(&peer))).then_some(peer);
+        let exempt = settings.uncounted.iter().any(|net| net.contains(&peer));
+        let counted = (!exempt).then(|| host_of(peer));
         let mut all = self.all();
         if self.is_stopping() {
             return Err((stream, LimitReached::Stopping));
@@ -103,46 +98,47 @@ impl Clients {
         }
         let number = all.next;
         all.next += 1;
-        let connection = Arc::new(Connection {
+        let client = Arc::new(ServedClient {
             stream,
             waiting: AtomicBool::new(false),
         });
-        all.served.insert(number, Arc::clone(&connection));
+        all.served.insert(number, Arc::clone(&client));
         Ok(Permit {
             clients: self,
-            connection,
+            client,
             number,
             counted,
-            leaving: false,
+            closing: None,
         })
     }
 
-    /// A client without a place that is to get its refusal: whether there is time to be polite about it.
+    /// Counts a client as closing: one that is not served, until it has been told so. `None`: there is no time for it.
     pub fn refuse(&self) -> Option<Closing<'_>> {
-        let mut all = self.all();
-        if all.leaving >= MAX_LEAVING {
-            return None;
-        }
-        all.leaving += 1;
-        Some(Closing(self))
+        self.closing(&mut self.all())
     }
 
-    /// From now on nobody gets a place, and those who wait for a command see the end of their input.
+    fn closing(&self, all: &mut All) -> Option<Closing<'_>> {
+        let room = all.closing < MAX_CLOSING;
+        all.closing += usize::from(room);
+        room.then(|| Closing(self)) // not `then_some`: a `Closing` that is dropped takes the lock
+    }
+
+    /// From now on no client is served any more, and those who wait for a command see the end of their input.
     pub fn stop(&self) {
         let all = self.all();
         self.stopping.store(true, SeqCst);
-        for connection in all.served.values() {
-            if connection.waiting.load(SeqCst) {
-                let _ = connection.stream.shutdown(Shutdown::Read);
+        for client in all.served.values() {
+            if client.waiting.load(SeqCst) {
+                let _ = client.stream.shutdown(Shutdown::Read);
             }
         }
     }
 
-    /// Waits until everyone is gone, for `grace` at most; how many are left.
+    /// Waits until every client is gone, for `grace` at most; returns how many are left.
     pub fn wait_until_gone(&self, grace: Duration) -> usize {
         let deadline = Instant::now() + grace;
         let mut all = self.all();
-        while all.served.len() + all.leaving > 0 {
+        while all.served.len() + all.closing > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -150,7 +146,7 @@ impl Clients {
             let wait = self.gone.wait_timeout(all, left);
             all = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
-        all.served.len() + all.leaving
+        all.served.len() + all.closing
     }
 
     fn notify(&self) {
@@ -160,10 +156,19 @@ impl Clients {
     }
 }
 
+/// What counts as one host: an IPv4 address, or the /64 network of an IPv6 one, since whoever has one address there has
+/// all of them.
+fn host_of(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(_) => peer,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+    }
+}
+
 impl Permit<'_> {
-    /// The connection, to be read and written beside the place.
-    pub fn connection(&self) -> Arc<Connection> {
-        Arc::clone(&self.connection)
+    /// The client's stream, to be read and written while the permit is used.
+    pub fn client(&self) -> Arc<ServedClient> {
+        Arc::clone(&self.client)
     }
 
     /// Whether [`Clients::stop`] was called.
@@ -174,22 +179,25 @@ impl Permit<'_> {
     /// Marks a wait for a command line: [`Clients::stop`] may end it. False if it has stopped already.
     pub fn begin_wait(&self) -> bool {
         // Either stop() sees this mark, or the next line sees that it stopped: both are in one order.
-        self.connection.waiting.store(true, SeqCst);
+        self.client.waiting.store(true, SeqCst);
         !self.clients.is_stopping()
     }
 
     /// The wait is over.
     pub fn end_wait(&self) {
-        self.connection.waiting.store(false, SeqCst);
+        self.client.waiting.store(false, SeqCst);
     }
 
-    /// The last reply is on its way: no longer counts against the limits. Whether to wait for the client to take it.
+    /// The last reply is on its way: the client no longer counts against the limits. Returns whether to wait for the
+    /// client to take the reply; if not, too many are waited for, and this one still counts.
     pub fn leave(&mut self) -> bool {
-        let mut all = self.clients.all();
-        self.give_back(&mut all);
-        self.leaving = all.leaving < MAX_LEAVING;
-        all.leaving += usize::from(self.leaving);
-        self.leaving
+        let clients = self.clients;
+        let mut all = clients.all();
+        self.closing = clients.closing(&mut all);
+        if self.closing.is_some() {
+            self.give_back(&mut all);
+        }
+        self.closing.is_some()
     }
 
     fn give_back(&mut self, all: &mut All) {
@@ -207,21 +215,89 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let mut all = self.clients.all();
-        self.give_back(&mut all);
-        all.leaving -= usize::from(self.leaving);
-        drop(all);
-        self.clients.notify();
+        let clients = self.clients;
+        self.give_back(&mut clients.all());
+        clients.notify();
     }
 }
 
-/// A client without a place that is being told so.
+/// A client that has had its last reply, or is being told that it is not served; counted until dropped.
 #[derive(Debug)]
 pub struct Closing<'a>(&'a Clients);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.all().leaving -= 1;
+        self.0.all().closing -= 1;
         self.0.notify();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn an_ipv6_client_counts_by_its_network_of_64_bits() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let settings = Settings {
+            max_clients_per_host: 2,
+            uncounted: vec!["2001:db8:0:9::/64".parse().unwrap()],
+            ..Settings::default()
+        };
+        for (held, then, expected) in [
+            (["2001:db8::1", "2001:db8::1"], "2001:db8::1", false),
+            (
+                ["2001:db8::1", "2001:db8::2"],
+                "2001:db8::ffff:0:0:3",
+                false,
+            ),
+            (
+                ["2001:db8:0:1::1", "2001:db8:0:2::1"],
+                "2001:db8:0:1::2",
+                true,
+            ),
+            (
+                ["2001:db8:0:1::1", "2001:db8:0:1::2"],
+                "2001:db8:0:2::1",
+                true,
+            ),
+            (
+                ["2001:db8:0:9::1", "2001:db8:0:9::2"],
+                "2001:db8:0:9::3",
+                true,
+            ),
+            (["192.0.2.1", "192.0.2.2"], "192.0.2.3", true),
+            (["192.0.2.1", "192.0.2.1"], "192.0.2.1", false),
+        ] {
+            let clients = Clients::default();
+            let enter = |ip: &str| clients.enter(stream(), ip.parse().unwrap(), &settings);
+            let permits = held.map(|ip| enter(ip).map_err(|(_, why)| why).unwrap());
+            assert_eq!(enter(then).is_ok(), expected, "{then} beside {held:?}");
+            drop(permits);
+            assert!(enter(then).is_ok(), "{then} when the others are gone");
+            assert!(clients.all().by_host.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_one_too_many_to_wait_for_still_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let clients = Clients::default();
+        let settings = Settings::default();
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        let mut permit = clients.enter(stream, peer, &settings).unwrap();
+        let closing: Vec<_> = std::iter::from_fn(|| clients.refuse()).collect();
+        assert_eq!(closing.len(), MAX_CLOSING);
+        assert!(!permit.leave());
+        assert_eq!(clients.all().served.len(), 1);
+        drop(closing);
+        assert!(permit.leave());
+        assert!(clients.all().served.is_empty());
+        assert_eq!(clients.all().closing, 1);
+        drop(permit);
+        assert_eq!(clients.wait_until_gone(Duration::ZERO), 0);
     }
 }

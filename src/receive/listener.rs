@@ -7,7 +7,8 @@
 //! old ones are idle.
 //!
 //! Accepting never ends and never spins: when the system is out of descriptors or memory, or refuses for any reason
-//! that is not of one client, it pauses, 5 ms doubling to 1 s, and the log says so once a burst. When no thread can be started, the client is told `421`.
+//! that is not of one client, the thread pauses, 5 ms doubling to 1 s, and the log says so once a burst. When no thread
+//! can be started, the client is told `421`.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -25,7 +26,7 @@ use crate::receive::connection::Connection;
 use crate::receive::handler::{Client, Handler, Settings};
 use crate::receive::limits::{Clients, LimitReached};
 use crate::receive::wire::Wire;
-use crate::smtp::reply::Reply;
+use crate::smtp::reply::{Reply, closing};
 
 /// Connections that the kernel may hold until a thread accepts them; it has a limit of its own too.
 const BACKLOG: i32 = 4096;
@@ -43,11 +44,11 @@ const RESERVE: usize = 32 * 1024 * 1024;
 /// The pauses of an accept that the system refuses.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Trouble that comes again within this time is the same burst.
-const BURST: Duration = Duration::from_secs(10);
+/// A warning is not repeated while its cause comes again within this time.
+const QUIET: Duration = Duration::from_secs(10);
 /// How long a stop tries to wake the threads that wait for clients, and how long it waits for one of them.
-const KNOCKS: Duration = Duration::from_secs(2);
-const KNOCK: Duration = Duration::from_millis(500);
+const WAKE: Duration = Duration::from_secs(2);
+const WAKE_ONE: Duration = Duration::from_millis(500);
 /// How long threads may take to end once their clients are gone.
 const LAST: Duration = Duration::from_secs(3);
 /// How long a client that is not served may take to read why.
@@ -81,27 +82,27 @@ fn prepare(listener: &TcpListener, timeout: Duration) -> io::Result<()> {
 #[derive(Debug)]
 struct Listener {
     /// Taken out at the stop; closed when the last thread that waits in `accept` has let go of it.
-    listener: Mutex<Option<Arc<TcpListener>>>,
+    socket: Mutex<Option<Arc<TcpListener>>>,
     addr: SocketAddr,
     waiting: AtomicUsize,
 }
 
 impl Listener {
-    fn open(&self) -> MutexGuard<'_, Option<Arc<TcpListener>>> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    fn socket(&self) -> MutexGuard<'_, Option<Arc<TcpListener>>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts who asks as one who waits in `accept`, and gives the listener for it; nothing once the door is shut, or
-    /// if `enough` wait already.
-    fn place(&self, enough: usize) -> Option<Arc<TcpListener>> {
-        // Under the lock: who is counted was so before the stop, and will be waiting when it knocks.
-        let open = self.open();
-        let listener = open.clone()?;
+    /// Registers the calling thread as one that waits in `accept`, and returns the socket for it; `None` after the stop,
+    /// or if `enough` threads wait already.
+    fn register(&self, enough: usize) -> Option<Arc<TcpListener>> {
+        // Under the lock: a thread that is registered was so before the stop, and waits when the stop wakes it.
+        let socket = self.socket();
+        let open = socket.clone()?;
         if self.waiting.load(SeqCst) >= enough {
             return None;
         }
         self.waiting.fetch_add(1, SeqCst);
-        Some(listener)
+        Some(open)
     }
 }
 
@@ -113,7 +114,8 @@ pub struct Listeners {
     timeout: Duration,
     threads: Mutex<usize>,
     ended: Condvar,
-    trouble: Mutex<Option<Instant>>,
+    /// When accepting or a new thread last failed.
+    failed: Mutex<Option<Instant>>,
     contention: Arc<Contention>,
 }
 
@@ -123,87 +125,85 @@ impl Listeners {
     /// # Errors
     /// What the system reports of a listener, or that it has no thread to give.
     pub fn open<H: Handler>(
-        listeners: Vec<TcpListener>,
+        sockets: Vec<TcpListener>,
         timeout: Duration,
         handler: &Arc<H>,
     ) -> io::Result<Arc<Listeners>> {
-        let mut opened = Vec::new();
-        for listener in listeners {
-            prepare(&listener, timeout)?;
-            listener.set_nonblocking(false)?;
-            let addr = listener.local_addr()?;
-            opened.push(Listener {
-                listener: Mutex::new(Some(Arc::new(listener))),
-                addr,
+        let mut listeners = Vec::new();
+        for socket in sockets {
+            prepare(&socket, timeout)?;
+            socket.set_nonblocking(false)?;
+            listeners.push(Listener {
+                addr: socket.local_addr()?,
+                socket: Mutex::new(Some(Arc::new(socket))),
                 waiting: AtomicUsize::new(0),
             });
         }
         let all = Arc::new(Listeners {
-            listeners: opened,
+            listeners,
             clients: Clients::default(),
             timeout,
             threads: Mutex::new(0),
             ended: Condvar::new(),
-            trouble: Mutex::new(None),
+            failed: Mutex::new(None),
             contention: Arc::default(),
         });
-        for (number, door) in all.listeners.iter().enumerate() {
+        for (number, listener) in all.listeners.iter().enumerate() {
             if let Err(error) = start_thread(&all, handler, number) {
                 all.stop();
                 return Err(error);
             }
-            info!("listening on {}", door.addr);
+            info!("listening on {}", listener.addr);
         }
         Ok(all)
     }
 
     /// The addresses listened on, with the ports that the system chose.
     pub fn addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.listeners.iter().map(|door| door.addr)
+        self.listeners.iter().map(|listener| listener.addr)
     }
 
     /// Ends accepting; clients that wait are told `421`, a message under way goes on.
     pub fn stop(&self) {
         self.clients.stop();
-        let give_up = Instant::now() + KNOCKS;
-        for door in &self.listeners {
+        let give_up = Instant::now() + WAKE;
+        for listener in &self.listeners {
             // Only once: a second stop has nothing to add.
-            if door.open().take().is_some() {
-                self.wake(door, give_up);
+            if listener.socket().take().is_some() {
+                self.wake(listener, give_up);
             }
         }
     }
 
     /// Wakes the threads that wait in `accept`. A shutdown would wake them all, but also break a listener that others hold
-    /// open (a service manager's): knock once for each instead, and not again before somebody has left. For what nobody
-    /// takes stays in the queue of that listener, and much of it would fill it. (One may stay if a client comes first.)
-    fn wake(&self, door: &Listener, give_up: Instant) {
+    /// open (a service manager's): this connects once for each thread instead, and not again before a thread has left.
+    /// For what nobody takes stays in the queue of that listener, and much of it would fill it. (One connection may stay
+    /// if a client comes first.)
+    fn wake(&self, listener: &Listener, give_up: Instant) {
         loop {
-            let waiting = door.waiting.load(SeqCst);
+            let waiting = listener.waiting.load(SeqCst);
             if waiting == 0 || Instant::now() >= give_up {
                 return;
             }
-            match TcpStream::connect_timeout(&reachable(door.addr), KNOCK) {
-                Ok(_) => self.wait_for_fewer(door, waiting),
+            match TcpStream::connect_timeout(&reachable(listener.addr), WAKE_ONE) {
+                Ok(_) => self.wait_for_fewer(listener, waiting),
                 Err(_) => thread::sleep(PAUSE_MIN),
             }
         }
     }
 
     /// Waits until fewer than `before` threads wait in `accept`, for a moment at most.
-    fn wait_for_fewer(&self, door: &Listener, before: usize) {
-        let as_many = |_: &mut usize| door.waiting.load(SeqCst) >= before;
-        drop(
-            self.ended
-                .wait_timeout_while(self.threads(), KNOCK, as_many),
-        );
+    fn wait_for_fewer(&self, listener: &Listener, before: usize) {
+        let as_many = |_: &mut usize| listener.waiting.load(SeqCst) >= before;
+        let threads = self.threads();
+        drop(self.ended.wait_timeout_while(threads, WAKE_ONE, as_many));
     }
 
-    /// One thread less waits in `accept`; how many it were.
-    fn leave(&self, door: &Listener) -> usize {
-        let before = door.waiting.fetch_sub(1, SeqCst);
+    /// The calling thread no longer waits in `accept`; returns how many did before.
+    fn leave(&self, listener: &Listener) -> usize {
+        let before = listener.waiting.fetch_sub(1, SeqCst);
         if self.clients.is_stopping() {
-            // Who looks at the number does so under this lock.
+            // The thread that looks at the number does so under this lock.
             drop(self.threads());
             self.ended.notify_all();
         }
@@ -214,8 +214,8 @@ impl Listeners {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until every client is gone and every thread has ended, for `grace` at most; how many clients are left. (A
-    /// thread whose listener cannot be called from here is not waited for as long.)
+    /// Waits until every client is gone and every thread has ended, for `grace` at most; returns how many clients are
+    /// left. (A thread whose listener cannot be called from here is not waited for as long.)
     pub fn wait(&self, grace: Duration) -> usize {
         let deadline = Instant::now() + grace;
         let left = self.clients.wait_until_gone(grace);
@@ -227,23 +227,22 @@ impl Listeners {
         left
     }
 
-    /// Whether this is the first trouble of a burst.
-    fn is_news(&self) -> bool {
-        let mut last = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes a failure; true if it is the first of a burst and worth a warning.
+    fn fails_anew(&self) -> bool {
+        let mut last = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         last.replace(Instant::now())
-            .is_none_or(|last| last.elapsed() > BURST)
+            .is_none_or(|last| last.elapsed() > QUIET)
     }
 }
 
 /// Where a listener on a wildcard address can be called.
-fn reachable(addr: SocketAddr) -> SocketAddr {
-    let mut near = addr;
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => near.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => near.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    near
+    addr
 }
 
 fn start_thread<H: Handler>(
@@ -261,8 +260,8 @@ fn start_thread<H: Handler>(
     }
     drop(std::hint::black_box(reserve));
     let their_handler = Arc::clone(handler);
-    let door = &listeners.listeners[number];
-    let Some(listener) = door.place(usize::MAX) else {
+    let listener = &listeners.listeners[number];
+    let Some(socket) = listener.register(usize::MAX) else {
         return Ok(());
     };
     *listeners.threads() += 1;
@@ -271,11 +270,11 @@ fn start_thread<H: Handler>(
         .name("client".to_owned())
         .stack_size(STACK);
     let started = thread.spawn(move || {
-        take_clients(&counted.0, &their_handler, number, listener);
+        take_clients(&counted.0, &their_handler, number, socket);
         drop(their_handler);
     });
     if started.is_err() {
-        listeners.leave(door);
+        listeners.leave(listener);
     }
     started.map(drop)
 }
@@ -295,16 +294,18 @@ fn take_clients<H: Handler>(
     listeners: &Arc<Listeners>,
     handler: &Arc<H>,
     number: usize,
-    mut listener: Arc<TcpListener>,
+    mut socket: Arc<TcpListener>,
 ) {
-    let door = &listeners.listeners[number];
+    let listener = &listeners.listeners[number];
     let mut pause = PAUSE_MIN;
     loop {
-        let accepted = listener.accept();
+        let accepted = socket.accept();
         if listeners.clients.is_stopping() {
-            listeners.leave(door);
+            listeners.leave(listener);
             if let Ok((stream, _)) = accepted {
-                refuse(&stream, &handler.settings(), Duration::ZERO);
+                // It may be what woke this thread: no line in the log.
+                let reply = unavailable(&handler.settings(), closing::STOPPING);
+                refuse(&stream, &reply, Duration::ZERO);
             }
             return;
         }
@@ -312,8 +313,9 @@ fn take_clients<H: Handler>(
             Ok(client) => client,
             Err(error) => {
                 if !is_of_one_client(&error) {
-                    if listeners.is_news() {
-                        warn!("cannot accept clients on {}: {error}; waiting", door.addr);
+                    if listeners.fails_anew() {
+                        let addr = listener.addr;
+                        warn!("cannot accept clients on {addr}: {error}; waiting");
                     }
                     thread::sleep(pause);
                     pause = (pause * 2).min(PAUSE_MAX);
@@ -323,32 +325,28 @@ fn take_clients<H: Handler>(
         };
         pause = PAUSE_MIN;
         // It is not kept open for as long as this client stays.
-        drop(listener);
-        let trouble = match listeners.leave(door) {
+        drop(socket);
+        let failed = match listeners.leave(listener) {
             1 => start_thread(listeners, handler, number).err(),
             _ => None,
         };
-        let enough = if trouble.is_some() {
+        let enough = if failed.is_some() {
             usize::MAX
         } else {
             MAX_IDLE
         };
-        let served = panic::catch_unwind(AssertUnwindSafe(|| match trouble {
-            None => serve(listeners, handler.as_ref(), door.addr, stream, peer),
-            Some(error) => {
-                if listeners.is_news() {
-                    warn!("cannot start a thread for a client: {error}");
-                }
-                refuse(&stream, &handler.settings(), Duration::ZERO);
-            }
+        let client = client(&stream, peer, listener.addr);
+        let served = panic::catch_unwind(AssertUnwindSafe(|| {
+            serve(listeners, handler.as_ref(), stream, client, failed);
         }));
         if served.is_err() {
+            let peer = client.peer;
             error!("panic client={peer}: its session is over, the others go on");
         }
-        let Some(place) = door.place(enough) else {
-            return;
-        };
-        listener = place;
+        match listener.register(enough) {
+            Some(again) => socket = again,
+            None => return,
+        }
     }
 }
 
@@ -364,60 +362,69 @@ fn is_of_one_client(error: &io::Error) -> bool {
         || [NetworkUnreachable, TimedOut, WouldBlock].contains(&error.kind())
 }
 
+/// The two ends of a connection; only a listener on a wildcard address does not know its own.
+fn client(stream: &TcpStream, peer: SocketAddr, listening: SocketAddr) -> Client {
+    let local = match listening.ip().is_unspecified() {
+        true => stream.local_addr().unwrap_or(listening),
+        false => listening,
+    };
+    Client::new(peer, local)
+}
+
+/// Serves a client, or tells it why not; `failed`: no other thread waits, and none could be started.
 fn serve<H: Handler>(
     listeners: &Listeners,
     handler: &H,
-    door: SocketAddr,
     stream: TcpStream,
-    peer: SocketAddr,
+    client: Client,
+    failed: Option<io::Error>,
 ) {
-    let settings = handler.settings();
-    let local = match door.ip().is_unspecified() {
-        true => stream.local_addr().unwrap_or(door),
-        false => door,
-    };
-    let client = Client::new(peer, local);
-    match listeners.clients.enter(stream, client.peer.ip(), &settings) {
-        Ok(place) => {
-            let connection = place.connection();
-            let wire = Wire::new(
-                connection.stream(),
-                listeners.timeout,
-                &listeners.contention,
-            );
-            Connection::new(handler, settings, client, place, wire).run();
+    let (clients, settings, peer) = (&listeners.clients, handler.settings(), client.peer);
+    if let Some(error) = failed {
+        if listeners.fails_anew() {
+            warn!("cannot start a thread for a client: {error}");
         }
-        Err((stream, why)) => {
-            let leaving = listeners.clients.refuse();
-            info!("rejected client={} answer=421 {why}", client.peer);
-            let linger = if leaving.is_some() {
+        let reply = unavailable(&settings, closing::FULL);
+        info!("rejected client={peer} answer={reply}");
+        return refuse(&stream, &reply, Duration::ZERO);
+    }
+    match clients.enter(stream, peer.ip(), &settings) {
+        Ok(permit) => {
+            let served = permit.client();
+            let wire = Wire::new(&served.stream, listeners.timeout, &listeners.contention);
+            Connection::new(handler, settings, client, permit, wire).run();
+        }
+        Err((stream, limit)) => {
+            let (why, limit) = match limit {
+                LimitReached::Stopping => (closing::STOPPING, ""),
+                LimitReached::All => (closing::FULL, " limit=MAX_CLIENTS"),
+                LimitReached::Host => (closing::FULL, " limit=MAX_CLIENTS_PER_HOST"),
+            };
+            let reply = unavailable(&settings, why);
+            info!("rejected client={peer}{limit} answer={reply}");
+            let closing = clients.refuse();
+            let linger = if closing.is_some() {
                 LINGER
             } else {
                 Duration::ZERO
             };
-            refuse(&stream, &settings, linger);
+            refuse(&stream, &reply, linger);
         }
     }
 }
 
-/// Says `421` and closes.
-fn refuse(stream: &TcpStream, settings: &Settings, linger: Duration) {
+fn unavailable(settings: &Settings, why: &'static str) -> Reply {
+    Reply::unavailable(&settings.hostname, why)
+}
+
+/// Says why and closes.
+fn refuse(stream: &TcpStream, reply: &Reply, linger: Duration) {
     let mut line = Vec::new();
-    Reply::full(&settings.hostname).write(&mut line);
+    reply.write(&mut line);
     let sent = stream
         .set_write_timeout(Some(PAUSE_MAX))
         .and_then(|()| (&*stream).write_all(&line));
     if sent.is_ok() {
         Wire::new(stream, PAUSE_MAX, &Arc::default()).close(PAUSE_MAX, linger);
-    }
-}
-
-impl std::fmt::Display for LimitReached {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            LimitReached::All => "MAX_CLIENTS are being served",
-            LimitReached::Host => "MAX_CLIENTS_PER_HOST of its address are being served",
-            LimitReached::Stopping => "stopping",
-        })
     }
 }

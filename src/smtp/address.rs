@@ -11,10 +11,9 @@ pub use super::host::{Domain, Host, LABEL_MAX, NAME_MAX};
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
-/// Octets in a path, with its brackets, as received and as written (RFC 788 section 4.5.3).
+/// Octets in a path, with its brackets, as received and as written (RFC 788 section 4.5.3). The user part has no limit
+/// of its own: 4.5.3 wants at least 64 octets, and senders write longer ones.
 pub const PATH_MAX: usize = 256;
-/// Octets in a user part, unquoted (RFC 788 section 4.5.3).
-pub const USER_MAX: usize = 64;
 
 /// A user at a host; the user part is kept unquoted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,36 +26,20 @@ impl Mailbox {
     /// The mailbox of `user`, unquoted, at `host`.
     ///
     /// # Errors
-    /// If the user part is empty, too long or unprintable, or the written path would be too long.
+    /// If the user part is empty or unprintable, or the written path would be too long.
     pub fn new(user: &str, host: Host) -> Result<Mailbox, AddressError> {
         if user.is_empty() {
             return Err(AddressError::NoUser);
-        }
-        if user.len() > USER_MAX {
-            return Err(AddressError::UserTooLong);
         }
         if !is_printable(user) {
             return Err(AddressError::Character);
         }
         let user = user.to_owned();
         let mailbox = Mailbox { user, host };
-        if mailbox.is_short() {
-            return Ok(mailbox);
-        }
-        let mut length = Length("<>".len());
-        match write!(length, "{mailbox}") {
-            Ok(()) if length.0 <= PATH_MAX => Ok(mailbox),
+        match "<>".len() + mailbox.to_string().len() {
+            ..=PATH_MAX => Ok(mailbox),
             _ => Err(AddressError::PathTooLong),
         }
-    }
-
-    /// Whether its path fits however it is written: all of the user part escaped, the host a literal of full length.
-    fn is_short(&self) -> bool {
-        let host = match &self.host {
-            Host::Name(name) => name.as_str().len(),
-            Host::Literal(_) => "[IPv6:]".len() + 39,
-        };
-        "<\"\"@>".len() + 2 * self.user.len() + host <= PATH_MAX
     }
 
     /// The user part, unquoted.
@@ -177,9 +160,12 @@ impl FromStr for ForwardPath {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
-    /// Not written as `<user@host>`.
-    #[error("a path is written <user@host>")]
+    /// No `<` before it, or no `>` after it.
+    #[error("brackets missing")]
     Brackets,
+    /// A space before the `<`.
+    #[error("a space after the colon")]
+    SpaceBefore,
     /// Over [`PATH_MAX`].
     #[error("path too long")]
     PathTooLong,
@@ -198,9 +184,6 @@ pub enum AddressError {
     /// A special character that is not quoted, or a quote that is not ended.
     #[error("bad quoting in the user part")]
     Quoting,
-    /// Over [`USER_MAX`].
-    #[error("user part too long")]
-    UserTooLong,
     /// Nothing after the `@`, or no `@`.
     #[error("no host")]
     NoHost,
@@ -229,13 +212,16 @@ fn parse_path(s: &str) -> Result<Option<Mailbox>, AddressError> {
     if !is_printable(s) {
         return Err(AddressError::Character);
     }
-    let inner = s.strip_prefix('<').ok_or(AddressError::Brackets)?;
-    if inner == ">" {
-        return Ok(None);
-    }
-    let (mailbox, rest) = take_mailbox(skip_route(inner)?)?;
+    let inner = s.strip_prefix('<').ok_or(match s.starts_with(' ') {
+        true => AddressError::SpaceBefore,
+        false => AddressError::Brackets,
+    })?;
+    let (mailbox, rest) = match inner.starts_with('>') {
+        true => (None, inner),
+        false => take_mailbox(skip_route(inner)?).map(|(mailbox, rest)| (Some(mailbox), rest))?,
+    };
     match rest {
-        ">" => Ok(Some(mailbox)),
+        ">" => Ok(mailbox),
         "" => Err(AddressError::Brackets),
         _ => Err(AddressError::Trailing),
     }
@@ -265,7 +251,7 @@ fn take_mailbox(s: &str) -> Result<(Mailbox, &str), AddressError> {
 
 /// RFC 788's string, up to and with the `@`.
 fn take_string(s: &str) -> Result<(String, &str), AddressError> {
-    let mut user = String::with_capacity(USER_MAX);
+    let mut user = String::with_capacity(64);
     let mut chars = s.chars();
     while let Some(c) = chars.next() {
         match c {
@@ -306,16 +292,6 @@ fn take_host(s: &str) -> Result<(Host, &str), AddressError> {
     };
     let (host, rest) = s.split_at(end);
     Ok((host.parse()?, rest))
-}
-
-/// Counts the octets of what is written to it.
-struct Length(usize);
-
-impl fmt::Write for Length {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 += text.len();
-        Ok(())
-    }
 }
 
 fn is_printable(s: &str) -> bool {

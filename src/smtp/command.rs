@@ -33,7 +33,10 @@ type Parse = fn(&str) -> Result<Command, Reply>;
 /// Every word that RFC 788 defines. A new command is a new row.
 const TABLE: [(&str, Parse); 13] = [
     ("HELO", |arg| {
-        let host = arg.parse().map_err(|why| bad("HELO domain", why))?;
+        let why = |why| Some(why).filter(|_| !arg.is_empty());
+        let host = arg
+            .parse()
+            .map_err(|error| Reply::syntax("HELO domain", why(error)))?;
         Ok(Command::Helo(host))
     }),
     ("MAIL", |arg| {
@@ -69,10 +72,9 @@ impl Command {
     /// # Errors
     /// The reply that the line's fault deserves: `500`, `501` or `502`.
     pub fn parse(line: &[u8]) -> Result<Command, Reply> {
-        if !line.iter().all(|b| matches!(b, b' '..=b'~')) {
-            return Err(Reply::bad_line());
-        }
-        let line = str::from_utf8(line).map_err(|_| Reply::bad_line())?;
+        let printable = |line: &&str| line.bytes().all(|b| matches!(b, b' '..=b'~'));
+        let text = str::from_utf8(line).ok().filter(printable);
+        let line = text.ok_or_else(|| Reply::bad_line(line))?;
         let line = line.trim_end_matches(' ');
         let (word, argument) = line.split_once(' ').unwrap_or((line, ""));
         let row = TABLE.iter().find(|row| row.0.eq_ignore_ascii_case(word));
@@ -84,8 +86,8 @@ impl Command {
 /// Whether a session's first line is an HTTP request line: a browser or a proxy was talked into calling
 /// us, and what follows is somebody else's text. The line may be cut short.
 pub fn is_http(line: &[u8]) -> bool {
-    const METHODS: [&str; 9] = [
-        "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "CONNECT", "PATCH", "TRACE",
+    const METHODS: [&str; 10] = [
+        "GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "CONNECT", "PATCH", "TRACE", "PRI",
     ];
     METHODS.iter().any(|method| {
         let rest = line.strip_prefix(method.as_bytes());
@@ -101,11 +103,11 @@ fn path<P>(form: &'static str, keyword: &str, argument: &str) -> Result<P, Reply
 where
     P: FromStr<Err = AddressError>,
 {
-    let (_, path) = argument
-        .split_at_checked(keyword.len())
-        .filter(|(found, _)| found.eq_ignore_ascii_case(keyword))
-        .ok_or_else(|| Reply::syntax(form, None))?;
-    path.parse().map_err(|why| bad(form, why))
+    let found = argument.split_at_checked(keyword.len());
+    match found.filter(|(found, _)| found.eq_ignore_ascii_case(keyword)) {
+        Some((_, "")) | None => Err(Reply::syntax(form, None)),
+        Some((_, path)) => path.parse().map_err(|why| Reply::syntax(form, Some(why))),
+    }
 }
 
 fn bare(argument: &str, command: Command, fault: fn() -> Reply) -> Result<Command, Reply> {
@@ -118,16 +120,6 @@ fn bare(argument: &str, command: Command, fault: fn() -> Reply) -> Result<Comman
 
 fn not_implemented(_: &str) -> Result<Command, Reply> {
     Err(Reply::not_implemented())
-}
-
-/// A `501` with the form that was wanted, and what is wrong unless the form says it all.
-fn bad(form: &'static str, why: AddressError) -> Reply {
-    let why = match why {
-        AddressError::Brackets => None,
-        AddressError::NoHost if form.starts_with("HELO") => None,
-        why => Some(why),
-    };
-    Reply::syntax(form, why)
 }
 
 #[cfg(test)]

@@ -31,6 +31,12 @@ impl Domain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Digits and dots alone: an address whose brackets were forgotten. It is read as a name, because programs say such
+    /// a HELO, but no domain has it.
+    pub fn is_number(&self) -> bool {
+        self.0.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    }
 }
 
 impl FromStr for Domain {

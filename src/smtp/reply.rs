@@ -1,7 +1,8 @@
 //! Every reply that we give, in one list (RFC 788 sections 4.2 and 4.3). Other hosts' replies are read in
 //! `remote.rs`, and are named here too.
 
-use super::address::{AddressError, ForwardPath, Host};
+use super::address::{AddressError, Domain, ForwardPath, Host};
+use super::line::LINE_MAX;
 pub use super::remote::{RemoteReply, ReplyError, ReplyReader};
 use std::borrow::Cow;
 use std::fmt;
@@ -14,6 +15,27 @@ pub const REPLY_MAX: usize = 512;
 pub struct Reply {
     code: u16,
     text: Cow<'static, str>,
+    why: Option<&'static str>,
+}
+
+/// Why a client is sent away with `421`: the text in the reply's parentheses, and in the log.
+pub mod closing {
+    /// MAX_CLIENTS are served, or as many as one address may have.
+    pub const FULL: &str = "too many clients, try again later";
+    /// The daemon ends.
+    pub const STOPPING: &str = "stopping";
+    /// The client took too long.
+    pub const TIMEOUT: &str = "timeout";
+    /// Too many errors in a row, or in all.
+    pub const ERRORS: &str = "too many errors";
+    /// Too many commands without a message.
+    pub const COMMANDS: &str = "too many commands without a message";
+    /// Mail data that is refused already does not end.
+    pub const DATA: &str = "too much mail data after an error";
+    /// The session began with an HTTP request.
+    pub const HTTP: &str = "an HTTP request";
+    /// The session began with a header of the PROXY protocol.
+    pub const PROXY: &str = "a PROXY header";
 }
 
 impl Reply {
@@ -25,6 +47,11 @@ impl Reply {
     /// The text after the code.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Why this `421` sends the client away; `None` for every other reply.
+    pub fn why(&self) -> Option<&'static str> {
+        self.why
     }
 
     /// 4yz or 5yz.
@@ -41,8 +68,8 @@ impl Reply {
     }
 
     fn new(code: u16, text: &'static str) -> Reply {
-        let text = Cow::Borrowed(text);
-        Reply { code, text }
+        let (text, why) = (Cow::Borrowed(text), None);
+        Reply { code, text, why }
     }
 
     /// Text with something variable in it: kept printable and short, whatever came in.
@@ -52,13 +79,8 @@ impl Reply {
         if text.len() > room || !text.bytes().all(|octet| matches!(octet, b' '..=b'~')) {
             text = printable(text.as_bytes()).take(room).collect();
         }
-        let text = Cow::Owned(text);
-        Reply { code, text }
-    }
-
-    fn not_available(host: &Host, why: &str) -> Reply {
-        let text = "Service not available, closing transmission channel";
-        Reply::with(421, format_args!("{host} {text} ({why})"))
+        let (text, why) = (Cow::Owned(text), None);
+        Reply { code, text, why }
     }
 }
 
@@ -112,29 +134,12 @@ impl Reply {
         Reply::new(354, "Start mail input; end with <CRLF>.<CRLF>")
     }
 
-    /// `421`: no more clients are served now.
-    pub fn full(host: &Host) -> Reply {
-        Reply::not_available(host, "too many clients, try again later")
-    }
-
-    /// `421`: the daemon is stopping.
-    pub fn stopping(host: &Host) -> Reply {
-        Reply::not_available(host, "stopping")
-    }
-
-    /// `421`: the client took too long.
-    pub fn timeout(host: &Host) -> Reply {
-        Reply::not_available(host, "timeout")
-    }
-
-    /// `421`: too many errors in a row.
-    pub fn too_many_errors(host: &Host) -> Reply {
-        Reply::not_available(host, "too many errors")
-    }
-
-    /// `421`: an HTTP client.
-    pub fn not_http(host: &Host) -> Reply {
-        Reply::not_available(host, "this is no HTTP server")
+    /// `421`: the client is sent away; `why` is one of [`closing`].
+    pub fn unavailable(host: &Host, why: &'static str) -> Reply {
+        let text = "Service not available, closing transmission channel";
+        let reply = Reply::with(421, format_args!("{host} {text} ({why})"));
+        let why = Some(why);
+        Reply { why, ..reply }
     }
 
     /// `451`: something failed here; the client may try again.
@@ -155,12 +160,16 @@ impl Reply {
         Reply::new(500, "Syntax error, command unrecognized")
     }
 
-    /// `500`: a line that is none.
-    pub fn bad_line() -> Reply {
-        Reply::new(
-            500,
-            "Syntax error: line too long, bare CR or LF, or control or 8-bit character",
-        )
+    /// `500`: a line that is none, as [`LineReader`](super::line::LineReader) hands it over; the text says why.
+    pub fn bad_line(line: &[u8]) -> Reply {
+        let text = match () {
+            () if line.len() >= LINE_MAX => "Syntax error: line too long",
+            () if line.contains(&b'\r') => "Syntax error: bare CR",
+            () if !line.is_ascii() => "Syntax error: 8-bit character",
+            () if line.iter().any(u8::is_ascii_control) => "Syntax error: control character",
+            () => "Syntax error: bare LF",
+        };
+        Reply::new(500, text)
     }
 
     /// `500`: an argument where 4.3 lists no `501`.
@@ -207,6 +216,17 @@ impl Reply {
     /// `550`: neither ours nor from a client that we forward for.
     pub fn relay_denied() -> Reply {
         Reply::new(550, "Relaying denied")
+    }
+
+    /// `550`: digits and dots are no domain; shows how an address is written.
+    pub fn bare_address(name: &Domain) -> Reply {
+        let literal = format!("[{name}]");
+        let literal = match literal.parse::<Host>() {
+            Ok(_) => &literal,
+            Err(_) => "[192.0.2.1]",
+        };
+        let text = "is no domain; an address is written in brackets,";
+        Reply::with(550, format_args!("{name} {text} <user@{literal}>"))
     }
 
     /// `552`: MAX_RECIPIENTS is reached; the words of Appendix F, scenario 10.
@@ -259,10 +279,11 @@ mod tests {
         let path: ForwardPath = format!("<u@{}>", &name[..252]).parse().unwrap();
         for reply in [
             Reply::ready(&host),
-            Reply::full(&host),
+            Reply::unavailable(&host, closing::COMMANDS),
+            Reply::bare_address(&name.parse().unwrap()),
             Reply::will_forward(&path),
             Reply::stored("x\r\n250 y\u{fc}".repeat(100)),
-            Reply::bad_line(),
+            Reply::bad_line(&[0xff; 600]),
             Reply::not_implemented(),
             Reply::syntax("MAIL FROM:<reverse-path>", Some(AddressError::Quoting)),
         ] {

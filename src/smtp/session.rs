@@ -1,27 +1,49 @@
 //! The receiver: state x command -> reply, next state (RFC 788 sections 3, 4.1.1 and 4.3).
 //!
 //! ```text
-//!               HELO     MAIL     RCPT       DATA       RSET      NOOP  QUIT
-//!  Connected    Greeted  503      503        503        250       250   221
-//!  Greeted      Greeted  Mailing  503        503        250       250   221
-//!  Mailing      Greeted  Mailing  recipient  Receiving  Greeted   250   221
-//!  Receiving    (mail data; `take` and `finish` lead back to Greeted)
+//!               HELO     MAIL     RCPT       DATA     RSET      NOOP  QUIT
+//!  Connected    Greeted  503      503        503      250       250   221
+//!  Greeted      Greeted  Mailing  503        503      250       250   221
+//!  Mailing      Greeted  Mailing  recipient  Greeted  Greeted   250   221
 //! ```
 //!
 //! * Every line gets exactly one reply. Syntax is judged before state; a faulty line changes nothing.
-//! * DATA without an accepted recipient is `503`, and the transaction goes on.
-//! * The 20th error in a row is answered `421` and ends the session. An error is any 4yz or 5yz reply, but
-//!   for the `552` to one recipient too many: it neither counts nor resets, because a client with a long
-//!   list does nothing wrong.
-//! * The session decides nothing about recipients or storage: its driver does, and tells it.
+//! * DATA without an accepted recipient is `503`, and the transaction goes on. Else the driver is given the transaction,
+//!   reads the mail data, and says how that ended: [`Session::finish`].
+//! * A client has a budget, which only a stored message renews. The reply that would exceed it is `421` instead, and
+//!   ends the session:
+//!
+//!   | counted | the last one |
+//!   | --- | --- |
+//!   | errors in a row; any other reply begins the row anew | 20th |
+//!   | errors | 100th |
+//!   | commands other than RCPT and DATA, lines that are none among them | 100th |
+//!   | commands of any kind | 2,000th, or twice MAX_RECIPIENTS if that is more |
+//!
+//!   An error is any 4yz or 5yz reply, but for the `552` to one recipient too many: a client with a long list does
+//!   nothing wrong, so this neither counts as an error nor begins the row anew. QUIT is always answered `221`.
+//! * A session that opens with an HTTP request line or a header of the PROXY protocol is answered `421`. (The signature
+//!   of that protocol's version 2 is two empty lines, which get their `500`, and a line of one NUL.) What follows is
+//!   somebody else's text, or the connection somebody else's client.
+//! * The session decides nothing about recipients or storage: its driver does, and tells it. The driver also watches
+//!   the time.
 
 use super::address::{ForwardPath, Host, ReversePath};
 use super::command::{Command, is_http};
-use super::reply::Reply;
+use super::reply::{Reply, closing};
 use std::mem;
 
 /// The error in a row that ends the session: enough for a person who mistypes, few for a machine.
-pub const ERRORS_MAX: u32 = 20;
+const ERRORS_IN_A_ROW: u32 = 20;
+/// The error that ends the session, however many commands succeed in between.
+const ERRORS: u32 = 100;
+/// The command other than RCPT and DATA that ends the session.
+const OTHER_COMMANDS: u32 = 100;
+/// The command that ends the session, unless MAX_RECIPIENTS is larger than half of it.
+const COMMANDS: usize = 2000;
+
+/// The lines that a header of the PROXY protocol, version 2, begins with.
+const PROXY_V2: [&[u8]; 3] = [b"", b"", b"\0"];
 
 /// What the session's driver does next. Exhaustive on purpose: a driver that overlooks a step leaves its client waiting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +58,8 @@ pub enum Step {
     Recipient(ForwardPath),
     /// RSET: send the reply, drop what a transaction collected.
     Reset(Reply),
-    /// Send the `354`, call [`Session::take`], read mail data to its end, then call [`Session::finish`].
-    Data(Reply),
+    /// Send the `354`, read mail data to its end, then call [`Session::finish`].
+    Data(Reply, Transaction),
     /// Send, then close.
     Close(Reply),
 }
@@ -51,7 +73,7 @@ impl Step {
             | Step::Greeted(reply)
             | Step::Begin(reply)
             | Step::Reset(reply)
-            | Step::Data(reply)
+            | Step::Data(reply, _)
             | Step::Close(reply) => Some(reply),
         }
     }
@@ -69,6 +91,10 @@ pub enum Verdict {
     NoSuchUser,
     /// `550`.
     RelayDenied,
+    /// `550`: the host is an address without its brackets.
+    BareAddress,
+    /// `552`: the transaction has as many recipients as it may have.
+    TooMany,
     /// `451`: it cannot be decided now.
     TryLater,
 }
@@ -109,10 +135,9 @@ pub struct Session {
     hostname: Host,
     max_recipients: usize,
     state: State,
-    /// Errors in a row.
-    errors: u32,
-    /// No line has come yet.
-    fresh: bool,
+    spent: Spent,
+    /// How many lines of [`PROXY_V2`] the session has begun with; `None` once it has begun in another way.
+    opening: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -120,7 +145,15 @@ enum State {
     Connected,
     Greeted { helo: Host },
     Mailing(Transaction),
-    Receiving(Transaction),
+}
+
+/// What was counted since the start, or since a message was stored.
+#[derive(Debug, Default)]
+struct Spent {
+    errors_in_a_row: u32,
+    errors: u32,
+    others: u32,
+    commands: usize,
 }
 
 impl Session {
@@ -130,8 +163,8 @@ impl Session {
             hostname,
             max_recipients,
             state: State::Connected,
-            errors: 0,
-            fresh: true,
+            spent: Spent::default(),
+            opening: Some(0),
         }
     }
 
@@ -148,42 +181,70 @@ impl Session {
     /// The reverse-path of the transaction under way.
     pub fn reverse_path(&self) -> Option<&ReversePath> {
         match &self.state {
-            State::Mailing(transaction) | State::Receiving(transaction) => Some(&transaction.from),
+            State::Mailing(transaction) => Some(&transaction.from),
             State::Connected | State::Greeted { .. } => None,
         }
     }
 
-    /// Whether a transaction is under way: MAIL was accepted and mail data has not ended.
-    pub fn in_transaction(&self) -> bool {
-        matches!(self.state, State::Mailing(_) | State::Receiving(_))
+    /// Whether a transaction is under way that may take one more recipient; else none need be decided on.
+    pub fn has_room(&self) -> bool {
+        matches!(&self.state, State::Mailing(transaction) if transaction.to.len() < self.max_recipients)
     }
 
     /// One command line without its end; `fault` as [`super::line::LineStep`] has it.
     pub fn line(&mut self, line: &[u8], fault: bool) -> Step {
-        self.take(); // a driver that never took it has dropped it
-        if mem::take(&mut self.fresh) && is_http(line) {
-            return Step::Close(Reply::not_http(&self.hostname));
+        if let Some(why) = self.foreign(line) {
+            return self.close(why);
         }
-        if fault {
-            return self.answer(Reply::bad_line(), Step::Reply);
-        }
-        match Command::parse(line) {
+        let command = match fault {
+            true => Err(Reply::bad_line(line)),
+            false => Command::parse(line),
+        };
+        self.spent.commands += 1;
+        let word = line.get(..4).unwrap_or_default();
+        let is_other = !(word.eq_ignore_ascii_case(b"RCPT") || word.eq_ignore_ascii_case(b"DATA"));
+        self.spent.others += u32::from(is_other);
+        let most = COMMANDS.max(self.max_recipients.saturating_mul(2));
+        match command {
+            Ok(Command::Quit) => Step::Close(Reply::closing(&self.hostname)),
+            _ if self.spent.others >= OTHER_COMMANDS || self.spent.commands >= most => {
+                self.close(closing::COMMANDS)
+            }
             Ok(command) => self.command(command),
             Err(reply) => self.answer(reply, Step::Reply),
         }
     }
 
-    /// The answer to [`Step::Recipient`]. (May itself be the 20th error in a row: then [`Step::Close`].)
+    /// Why the session is none of a mail client, as soon as `line` shows it.
+    fn foreign(&mut self, line: &[u8]) -> Option<&'static str> {
+        let seen = self.opening?;
+        self.opening = (PROXY_V2.get(seen) == Some(&line)).then_some(seen + 1);
+        match seen {
+            0 if is_http(line) => Some(closing::HTTP),
+            0 if line.starts_with(b"PROXY ") => Some(closing::PROXY),
+            2 if self.opening.is_some() => Some(closing::PROXY),
+            _ => None,
+        }
+    }
+
+    /// The answer to [`Step::Recipient`]. (May exceed the budget: then it is [`Step::Close`].)
     pub fn recipient(&mut self, to: ForwardPath, verdict: Verdict) -> Step {
+        let verdict = if self.has_room() {
+            verdict
+        } else {
+            Verdict::TooMany
+        };
         let State::Mailing(transaction) = &mut self.state else {
             return self.answer(Reply::need_mail(), Step::Reply);
         };
-        let reply = match verdict {
-            Verdict::Accept => Reply::ok(),
-            Verdict::Forward(path) => Reply::will_forward(&path),
-            Verdict::NoSuchUser => Reply::no_such_user(),
-            Verdict::RelayDenied => Reply::relay_denied(),
-            Verdict::TryLater => Reply::local_error(),
+        let reply = match (verdict, to.host()) {
+            (Verdict::Accept, _) => Reply::ok(),
+            (Verdict::Forward(path), _) => Reply::will_forward(&path),
+            (Verdict::BareAddress, Host::Name(name)) => Reply::bare_address(name),
+            (Verdict::NoSuchUser | Verdict::BareAddress, _) => Reply::no_such_user(),
+            (Verdict::RelayDenied, _) => Reply::relay_denied(),
+            (Verdict::TooMany, _) => return Step::Reply(Reply::too_many_recipients()),
+            (Verdict::TryLater, _) => Reply::local_error(),
         };
         if !reply.is_error() {
             transaction.to.push(to);
@@ -191,26 +252,13 @@ impl Session {
         self.answer(reply, Step::Reply)
     }
 
-    /// After [`Step::Data`]: the transaction, for the message's envelope. The session is greeted again.
-    pub fn take(&mut self) -> Option<Transaction> {
-        match mem::replace(&mut self.state, State::Connected) {
-            State::Receiving(transaction) => {
-                let helo = transaction.helo.clone();
-                self.state = State::Greeted { helo };
-                Some(transaction)
-            }
-            other => {
-                self.state = other;
-                None
-            }
-        }
-    }
-
-    /// After the end of mail data.
+    /// After [`Step::Data`]: how its mail data ended.
     pub fn finish(&mut self, outcome: Outcome) -> Step {
-        self.take();
         let reply = match outcome {
-            Outcome::Stored(id) => Reply::stored(id),
+            Outcome::Stored(id) => {
+                self.spent = Spent::default();
+                Reply::stored(id)
+            }
             Outcome::LocalError => Reply::local_error(),
             Outcome::NoSpace => Reply::no_space(),
             Outcome::TooLarge => Reply::too_large(),
@@ -220,31 +268,21 @@ impl Session {
         self.answer(reply, Step::Reply)
     }
 
-    /// The table. `line` has left no `Receiving` behind.
+    /// The table.
     fn command(&mut self, command: Command) -> Step {
-        use State::{Connected, Greeted, Mailing, Receiving};
+        use State::{Connected, Greeted, Mailing};
         match (command, mem::replace(&mut self.state, Connected)) {
             (Command::Helo(helo), _) => {
                 self.state = Greeted { helo };
                 self.answer(Reply::hello(&self.hostname), Step::Greeted)
             }
-            (Command::Mail(_), Connected) => self.answer(Reply::need_helo(), Step::Reply),
-            (
-                Command::Mail(from),
-                Greeted { helo }
-                | Mailing(Transaction { helo, .. })
-                | Receiving(Transaction { helo, .. }),
-            ) => {
+            (Command::Mail(from), Greeted { helo } | Mailing(Transaction { helo, .. })) => {
                 let to = Vec::new();
                 self.state = Mailing(Transaction { helo, from, to });
                 self.answer(Reply::ok(), Step::Begin)
             }
             (Command::Rcpt(to), Mailing(transaction)) => {
-                let full = transaction.to.len() >= self.max_recipients;
                 self.state = Mailing(transaction);
-                if full {
-                    return Step::Reply(Reply::too_many_recipients()); // not an error in a row
-                }
                 Step::Recipient(to)
             }
             (Command::Data, Mailing(transaction)) if transaction.to.is_empty() => {
@@ -252,24 +290,22 @@ impl Session {
                 self.answer(Reply::need_rcpt(), Step::Reply)
             }
             (Command::Data, Mailing(transaction)) => {
-                self.state = Receiving(transaction);
-                self.answer(Reply::start_mail_input(), Step::Data)
+                let helo = transaction.helo.clone();
+                self.state = Greeted { helo };
+                self.spent.errors_in_a_row = 0;
+                Step::Data(Reply::start_mail_input(), transaction)
             }
-            (Command::Rcpt(_) | Command::Data, Connected) => {
+            (Command::Mail(_) | Command::Rcpt(_) | Command::Data, Connected) => {
                 self.answer(Reply::need_helo(), Step::Reply)
             }
             (Command::Rcpt(_) | Command::Data, state) => {
                 self.state = state;
                 self.answer(Reply::need_mail(), Step::Reply)
             }
-            (Command::Rset, Connected) => self.answer(Reply::ok(), Step::Reset),
-            (
-                Command::Rset,
-                Greeted { helo }
-                | Mailing(Transaction { helo, .. })
-                | Receiving(Transaction { helo, .. }),
-            ) => {
-                self.state = Greeted { helo };
+            (Command::Rset, state) => {
+                if let Greeted { helo } | Mailing(Transaction { helo, .. }) = state {
+                    self.state = Greeted { helo };
+                }
                 self.answer(Reply::ok(), Step::Reset)
             }
             (Command::Noop, state) => {
@@ -280,16 +316,21 @@ impl Session {
         }
     }
 
-    /// Counts errors in a row.
+    /// Counts errors.
     fn answer(&mut self, reply: Reply, step: fn(Reply) -> Step) -> Step {
         if !reply.is_error() {
-            self.errors = 0;
+            self.spent.errors_in_a_row = 0;
             return step(reply);
         }
-        self.errors += 1;
-        if self.errors >= ERRORS_MAX {
-            return Step::Close(Reply::too_many_errors(&self.hostname));
+        self.spent.errors_in_a_row += 1;
+        self.spent.errors += 1;
+        if self.spent.errors_in_a_row >= ERRORS_IN_A_ROW || self.spent.errors >= ERRORS {
+            return self.close(closing::ERRORS);
         }
         step(reply)
+    }
+
+    fn close(&self, why: &'static str) -> Step {
+        Step::Close(Reply::unavailable(&self.hostname, why))
     }
 }

@@ -77,8 +77,7 @@ fn connection(choice: u8, sent: &[u8], piece: usize) -> Vec<String> {
             said(&mut replies, &reply);
             match step {
                 Step::Close(_) => return replies,
-                Step::Data(_) => {
-                    let transaction = session.take().expect("a transaction");
+                Step::Data(_, transaction) => {
                     assert!((1..=MAX_RECIPIENTS).contains(&transaction.to.len()));
                     data = Some(DataReader::new(lines.end().unwrap_or(LineEnd::CrLf)));
                 }
@@ -100,7 +99,7 @@ fn verdict(user: &str) -> Verdict {
     match user.len() % 5 {
         0 => Verdict::Forward("<mary@example.net>".parse().unwrap()),
         1 | 2 => Verdict::Accept,
-        3 => Verdict::NoSuchUser,
+        3 => Verdict::BareAddress,
         _ => Verdict::TryLater,
     }
 }

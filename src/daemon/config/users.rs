@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::daemon::config::lines::{Fault, read_lines};
 use crate::daemon::config::mail::MailConf;
 use crate::daemon::config::value::path;
-use crate::smtp::address::{ForwardPath, Host, Mailbox};
+use crate::smtp::address::{AddressError, ForwardPath, Host, Mailbox};
 
 /// The name that stands for every other.
 const ANYBODY: &str = "*";
@@ -140,7 +140,7 @@ fn local_part(name: &str) -> Result<String, String> {
     // What an address cannot hold can never be asked for.
     match Mailbox::new(name, Host::literal(Ipv4Addr::LOCALHOST.into())) {
         Ok(_) => Ok(name.to_ascii_lowercase()),
-        Err(_) if name.len() > 64 => Err("the name is longer than 64 octets".into()),
+        Err(AddressError::PathTooLong) => Err("the name is too long for an address".into()),
         Err(_) => Err(format!("\"{name}\" cannot be the user part of an address")),
     }
 }
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn faults() {
-        let long = format!("{}:/m", "x".repeat(65));
+        let long = format!("{}:/m", "x".repeat(300));
         let rows = [
             ("john", "1: expected name:where"),
             (":/m/john", "1: no name before the colon"),
@@ -270,7 +270,7 @@ mod tests {
                 "\"john\":/m",
                 "1: the name \"\"john\"\" is written plain: without quotes or brackets",
             ),
-            (&long, "1: the name is longer than 64 octets"),
+            (&long, "1: the name is too long for an address"),
             (
                 "jos\u{e9}:/m",
                 "1: \"jos\u{e9}\" cannot be the user part of an address",

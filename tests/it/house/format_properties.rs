@@ -272,7 +272,7 @@ proptest! {
                 prop_assert!(codes::allowed(&line, reply.code()), "{} to {:?}", reply, octets(&line));
                 match step {
                     Step::Close(_) => break 'all,
-                    Step::Data(_) => {
+                    Step::Data(..) => {
                         prop_assert!(lines.end().is_some_and(|end| matches!(end, LineEnd::CrLf | LineEnd::Lf)));
                         let step = session.finish(Outcome::Stored("1".to_owned()));
                         prop_assert!(codes::allowed_after_data(step.reply().unwrap().code()));

@@ -110,20 +110,22 @@ fn mail_data_may_be_slow_but_not_for_ever() {
 
 #[test]
 fn a_client_that_does_not_read_its_replies_is_let_go() {
-    let daemon = Setup::with("CLIENT_TIMEOUT = 1\n").start();
-    let client = daemon.greeted();
+    let daemon = Setup::with("CLIENT_TIMEOUT = 1\nMAX_RECIPIENTS = 1000000\n").start();
+    let mut client = daemon.greeted();
+    client.command("MAIL FROM:<>", "250");
     client
         .stream
         .set_write_timeout(Some(Duration::from_secs(1)))
         .unwrap();
-    let noops = "NOOP\r\n".repeat(10_000);
+    let rcpt = "RCPT TO:<john@mail.example>\r\n".repeat(10_000);
     let mut stream = &client.stream;
     for _ in 0..1000 {
-        if stream.write_all(noops.as_bytes()).is_err() {
+        if stream.write_all(rcpt.as_bytes()).is_err() {
             break; // its buffers and ours are full
         }
     }
-    daemon.wait_for("disconnect client=");
+    let gone = daemon.wait_for("disconnect client=");
+    assert!(gone.ends_with("reason=timeout"), "{gone}");
 }
 
 #[test]
@@ -159,7 +161,7 @@ fn no_reply_is_lost_when_the_client_has_sent_more_than_is_read() {
 
 #[test]
 fn no_reply_is_lost_to_what_a_client_sends_after_quit() {
-    let daemon = Setup::default().start();
+    let daemon = Setup::with("MAX_RECIPIENTS = 1\n").start();
     let addr = daemon.addr();
     let socket = socket2::Socket::new(socket2::Domain::for_address(addr), Type::STREAM, None);
     let socket = socket.unwrap();
@@ -167,13 +169,15 @@ fn no_reply_is_lost_to_what_a_client_sends_after_quit() {
     socket.set_recv_buffer_size(2048).unwrap();
     socket.connect(&addr.into()).unwrap();
     let mut client = TcpStream::from(socket);
-    let noops = 2000;
-    write!(client, "HELO a.b\r\n{}QUIT\r\n", "NOOP\r\n".repeat(noops)).unwrap();
+    let begin = "HELO a.b\r\nMAIL FROM:<>\r\nRCPT TO:<john@mail.example>\r\n";
+    let more = 1990; // of the one recipient that there is room for
+    let rcpt = "RCPT TO:<john@mail.example>\r\n".repeat(more);
+    write!(client, "{begin}{rcpt}QUIT\r\n").unwrap();
     // Most likely QUIT has been answered by then, and what waits for the rest has not had its 2 s.
     thread::sleep(Duration::from_millis(200));
     client.write_all(b"\r\n").unwrap();
     thread::sleep(Duration::from_millis(100));
     let mut replies = String::new();
     client.read_to_string(&mut replies).unwrap();
-    assert_eq!(replies.lines().count(), noops + 3);
+    assert_eq!(replies.lines().count(), more + 5);
 }

@@ -72,11 +72,15 @@ fn bad_paths() {
         ("u@x", Brackets),
         ("<u@x", Brackets),
         ("u@x>", Brackets),
-        (" <u@x>", Brackets),
+        (" <u@x>", SpaceBefore),
+        (" ", SpaceBefore),
         ("<<u@x>>", Quoting),
         ("<u@x> ", Trailing),
         ("<u@x>>", Trailing),
         ("<u@x> SIZE=1", Trailing),
+        ("<> SIZE=1", Trailing),
+        ("<>>", Trailing),
+        ("<>x", Trailing),
         ("<u@x:y>", Trailing),
         ("<u>", NoHost),
         ("<u@>", NoHost),
@@ -116,11 +120,13 @@ fn bad_paths() {
 fn limits() {
     let host = |n: usize| ["x"; 128].join(".")[..n].to_owned();
     let user = |n: usize| "u".repeat(n);
-    // the user part counts unquoted
-    assert!(read(&format!("<{}@x>", user(64))).is_ok());
-    assert!(read(&format!("<{}@x>", r"\u".repeat(64))).is_ok());
-    let over = read(&format!("<{}@x>", user(65)));
-    assert_eq!(over, Err(AddressError::UserTooLong));
+    // the user part has no limit of its own
+    for n in [64, 65, 70, 252] {
+        assert!(read(&format!("<{}@x>", user(n))).is_ok());
+    }
+    assert!(read(&format!("<{}@x>", r"\u".repeat(126))).is_ok());
+    let over = read(&format!("<{}@x>", user(253)));
+    assert_eq!(over, Err(AddressError::PathTooLong));
     // the path counts as received, with brackets and route
     assert!(read(&format!("<u@{}>", host(251) + "x")).is_ok());
     let over = read(&format!("<u@{}>", host(253)));

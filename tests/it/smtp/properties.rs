@@ -222,8 +222,7 @@ proptest! {
             prop_assert_eq!(matches!(step, Step::Close(_)), matches!(reply.code(), 221 | 421));
             match step {
                 Step::Close(_) => break,
-                Step::Data(_) => {
-                    let transaction = session.take().unwrap();
+                Step::Data(_, transaction) => {
                     prop_assert!((1..=2).contains(&transaction.to.len()));
                     let done = session.finish(Outcome::Stored("0".into()));
                     prop_assert_eq!(done.reply().unwrap().code(), 250);

@@ -86,11 +86,11 @@ impl<'a> Receiver<'a> {
                 let step = self.session.recipient(to, verdict);
                 self.act(step);
             }
-            Step::Data(reply) => {
+            Step::Data(reply, transaction) => {
                 self.send(&reply);
                 self.data = Some(Incoming {
                     reader: DataReader::new(self.lines.end().unwrap()),
-                    transaction: self.session.take().unwrap(),
+                    transaction,
                     content: Vec::new(),
                 });
             }
@@ -111,10 +111,12 @@ impl<'a> Receiver<'a> {
     fn decide(&self, to: &ForwardPath) -> Verdict {
         let is = |user: &str| user.eq_ignore_ascii_case(to.user());
         let moved = self.settings.forward.iter().find(|(user, _)| is(user));
-        if *to.host() != self.hostname {
-            return match self.settings.relay {
-                true => Verdict::Accept,
-                false => Verdict::RelayDenied,
+        let localhost: Host = "localhost".parse().unwrap();
+        if *to.host() != self.hostname && *to.host() != localhost {
+            return match to.host() {
+                Host::Name(name) if name.is_number() => Verdict::BareAddress,
+                _ if self.settings.relay => Verdict::Accept,
+                _ => Verdict::RelayDenied,
             };
         }
         if let Some((_, path)) = moved {
