@@ -13,16 +13,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Instant, SystemTime};
 
 use log::{error, info, warn};
 
 use crate::daemon::config::{Config, MailConf, Place};
-use crate::daemon::log::together;
-use crate::message::{self, Body, Envelope, Id, Message};
+use crate::message::{Body, Envelope, Id, Message, mbox_heading, time_stamp_line};
 use crate::net::local::is_on_this_machine;
 use crate::receive::handler::{Client, Handler, Refusal, Settings, Verdict};
 use crate::relay::backscatter::Backscatter;
@@ -162,20 +162,21 @@ impl Router {
         };
         let routes = vec![(to.clone(), route)];
         let message = Message::new(envelope, Body::from_bytes(content));
-        let stored = self.store(message, routes, "", origin);
+        let stored = self.store(message, routes, "", origin, None);
         if from_outside && stored.is_err() {
             self.backscatter.take_back(to.mailbox());
         }
         stored.map(|()| id)
     }
 
-    /// Makes every copy safe, then says so.
+    /// Makes every copy safe, then says so. `client`: the one that brought it; a report of our own has none.
     fn store(
         &self,
         message: Message,
         routes: Vec<(ForwardPath, Route)>,
         time_stamp: &str,
         origin: Origin,
+        client: Option<SocketAddr>,
     ) -> io::Result<()> {
         let Message { envelope, body } = message;
         let (id, body) = (envelope.id, Arc::new(body));
@@ -184,49 +185,54 @@ impl Router {
         if !remote.is_empty() {
             in_the_spool.push(self.spool(id, &envelope, origin, &remote, time_stamp, &body)?);
         }
-        let heading = message::mbox_heading(&envelope.from, envelope.received, time_stamp);
-        let copy = MailboxMessage {
-            heading: Arc::from(heading.into_bytes()),
+        let (from, received) = (&envelope.from, envelope.received);
+        let failed = self.deliver_all(&local, |to| MailboxMessage {
+            heading: mbox_heading(from, received, to, time_stamp)
+                .into_bytes()
+                .into(),
             body: Arc::clone(&body),
-        };
-        let failed = self.deliver_all(&local, &copy);
-        let mut put_off = Vec::new();
-        for (mbox, error) in &failed {
-            warn!("deferred id={id} mailbox={}: {error}", mbox.display());
-            put_off.extend(local[*mbox].iter().cloned().map(NewRecipient::from));
-        }
-        if !put_off.is_empty() {
-            match self.spool(Id::new(), &envelope, origin, &put_off, time_stamp, &body) {
-                Ok(queued) => in_the_spool.push(queued),
-                Err(error) => {
-                    if !remote.is_empty() {
-                        self.spool.withdraw(id);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        let (Envelope { client, from, .. }, size) = (&envelope, body.len());
-        together(|| {
-            info!("accepted id={id} client={client} from={from} size={size}");
-            let delivered = local.iter().filter(|(mbox, _)| !failed.contains_key(mbox));
-            for (mbox, recipients) in delivered {
-                for to in recipients {
-                    info!("delivered id={id} to={to} mailbox={}", mbox.display());
-                }
-            }
-            for file in &in_the_spool {
-                for recipient in &file.recipients {
-                    info!(
-                        "queued id={} to={}{}{}",
-                        file.id,
-                        recipient.to,
-                        recipient.log_orig_to(),
-                        of(id, file.id)
-                    );
-                }
-            }
         });
+        if !failed.is_empty() {
+            let put_off = failed.keys().flat_map(|mbox| &local[*mbox]).cloned();
+            let put_off: Vec<_> = put_off.map(NewRecipient::from).collect();
+            let spooled = self.spool(Id::new(), &envelope, origin, &put_off, time_stamp, &body);
+            let word = if spooled.is_ok() {
+                "deferred"
+            } else {
+                "cannot deliver"
+            };
+            for (mbox, error) in &failed {
+                warn!("{word} id={id} mailbox={}: {error}", mbox.display());
+            }
+            if spooled.is_err() && !remote.is_empty() {
+                self.spool.withdraw(id);
+            }
+            in_the_spool.push(spooled?);
+        }
+        let (size, client) = (body.len(), client.map(|peer| format!(" client={peer}")));
+        let client = client.unwrap_or_default();
+        info!("accepted id={id}{client} from={from} size={size}");
+        let delivered = local.iter().filter(|(mbox, _)| !failed.contains_key(mbox));
+        for (mbox, recipients) in delivered {
+            for to in recipients {
+                info!("delivered id={id} to={to} mailbox={}", mbox.display());
+            }
+        }
+        for Queued {
+            id: file,
+            recipients,
+            ..
+        } in &in_the_spool
+        {
+            let of = match *file == id {
+                true => String::new(),
+                false => format!(" of={id}"),
+            };
+            for recipient in recipients {
+                let (to, orig_to) = (&recipient.to, recipient.log_orig_to());
+                info!("queued id={file} to={to}{orig_to}{of}");
+            }
+        }
         in_the_spool.into_iter().for_each(&self.queued);
         Ok(())
     }
@@ -253,58 +259,41 @@ impl Router {
         self.spool.accept(&entry)
     }
 
-    /// One copy a mailbox, several side by side, so that their syncs overlap. Returns those that failed.
+    /// One copy a mailbox, [`DELIVERIES`] side by side, so that their syncs overlap. Returns those that failed.
     fn deliver_all<'a>(
         &self,
         local: &'a BTreeMap<PathBuf, Vec<ForwardPath>>,
-        copy: &MailboxMessage,
+        copy: impl Fn(&[ForwardPath]) -> MailboxMessage + Sync,
     ) -> BTreeMap<&'a PathBuf, MailboxError> {
-        let deliver = |mbox: &'a PathBuf| match self.mailboxes.deliver(mbox, copy.clone()) {
-            Ok(()) => None,
-            Err(error) => Some((mbox, error)),
-        };
-        let mut mboxes = local.keys();
-        let Some(first) = mboxes.next() else {
-            return BTreeMap::new();
-        };
-        if local.len() == 1 {
-            return deliver(first).into_iter().collect();
-        }
-        thread::scope(|scope| {
-            let mut threads = Vec::new();
-            let mut failed = BTreeMap::new();
-            for mbox in mboxes {
-                let work = move || deliver(mbox);
-                match thread::Builder::new()
-                    .stack_size(STACK)
-                    .spawn_scoped(scope, work)
+        let (left, failed) = (Mutex::new(local.iter()), Mutex::new(BTreeMap::new()));
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            while let Some((mbox, to)) = next() {
+                let deliver = || self.mailboxes.deliver(mbox, copy(to));
+                let panicked = |_| Err(io::Error::other("its delivery panicked").into());
+                if let Err(error) = catch_unwind(AssertUnwindSafe(deliver)).unwrap_or_else(panicked)
                 {
-                    Ok(thread) => threads.push((mbox, thread)),
-                    Err(_) => failed.extend(deliver(mbox)),
+                    let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    failed.insert(mbox, error);
                 }
             }
-            failed.extend(deliver(first));
-            for (mbox, thread) in threads {
-                failed.extend(thread.join().unwrap_or_else(|_| {
-                    Some((mbox, io::Error::other("its thread panicked").into()))
-                }));
+        };
+        thread::scope(|scope| {
+            for _ in 1..local.len().min(DELIVERIES) {
+                let thread = thread::Builder::new().stack_size(STACK);
+                let _ = thread.spawn_scoped(scope, work); // without it the others have more to do
             }
-            failed
-        })
+            work();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Deliveries of one message at a time, the client's own thread among them.
+pub const DELIVERIES: usize = 8;
 
 /// A delivery's thread needs little; what is not touched costs no memory.
 const STACK: usize = 256 * 1024;
-
-/// ` of=ID` where a copy waits in a file of its own.
-fn of(id: Id, file: Id) -> String {
-    if id == file {
-        String::new()
-    } else {
-        format!(" of={id}")
-    }
-}
 
 /// One mailbox gets one copy. Users who are forwarded to the same path stay apart: a report names each of them.
 fn sort(
@@ -345,6 +334,11 @@ fn route(config: &Config, to: &ForwardPath, ours: impl Fn(IpAddr) -> bool) -> Ro
         Some(Place::Forward(path)) => Route::Forward(path.clone()),
         None => Route::NoSuchUser,
     }
+}
+
+/// Whether the host is an address without its brackets.
+fn is_number(host: &Host) -> bool {
+    matches!(host, Host::Name(name) if name.is_number())
 }
 
 /// Whether `ip` is listened on; under a wildcard, whether it is this machine's at all.
@@ -411,6 +405,7 @@ impl Handler for Router {
         let verdict = match &route {
             Route::Mailbox(_) => Verdict::Accept,
             Route::Forward(path) => Verdict::Forward(path.clone()),
+            Route::Remote if is_number(to.host()) => Verdict::BareAddress,
             Route::Remote if sorting.config.may_relay(client.peer.ip()) => Verdict::Accept,
             Route::Remote => Verdict::RelayDenied,
             Route::NoSuchUser => Verdict::NoSuchUser,
@@ -433,17 +428,20 @@ impl Handler for Router {
             hostname,
             ..
         } = &config.mail;
-        let time_stamp = message::time_stamp_line(*time_stamp, hostname, &message.envelope);
-        let id = message.envelope.id;
-        let origin = match config.may_relay(client.peer.ip()) {
+        let mut time_stamp = time_stamp_line(*time_stamp, hostname, &message.envelope);
+        if !message.body.begins_with_header() {
+            time_stamp.push('\n'); // or its first line would go on with ours
+        }
+        let (id, peer) = (message.envelope.id, client.peer);
+        let origin = match config.may_relay(peer.ip()) {
             true => Origin::Inside,
             false => Origin::Outside,
         };
-        self.store(message, routes, &time_stamp, origin)
-            .map_err(|error| {
-                error!("refused id={id}: cannot be stored: {error}");
-                Refusal::from(&error)
-            })
+        let stored = self.store(message, routes, &time_stamp, origin, Some(peer));
+        stored.map_err(|error| {
+            error!("cannot store id={id} client={peer}: {error}");
+            Refusal::from(&error)
+        })
     }
 
     fn settings(&self) -> Arc<Settings> {

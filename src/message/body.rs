@@ -21,6 +21,9 @@ use crate::message::Id;
 /// Octets of one message held in memory; with its read buffer a client stays far below 1 MiB.
 pub const MEMORY_LIMIT: usize = 512 * 1024;
 
+/// Octets in a line of a header, which has its colon among them (RFC 5322 2.1.1).
+const HEADER_LINE: usize = 998;
+
 /// How much leaves memory at a time when that is full, in octets.
 const SPILL: usize = MEMORY_LIMIT / 2;
 
@@ -98,6 +101,20 @@ impl Body {
     /// Whether a line may match `^>*From `: false is certain, true is a perhaps.
     pub fn may_need_quoting(&self) -> bool {
         self.may_need_quoting
+    }
+
+    /// Whether it begins with a header field or an empty line, or is empty: other text would go on with a header line that
+    /// is put before it. A field is a name of printable ASCII, white space in old mail (RFC 5322 4.5), and a colon; so the
+    /// `From ` line of an mbox file is none.
+    pub fn begins_with_header(&self) -> bool {
+        let mut line = [0; HEADER_LINE];
+        let read = self.read_at(0, &mut line).unwrap_or_default();
+        let is_name = |b: &u8| matches!(b, b'!'..=b'9' | b';'..=b'~');
+        let name = line.iter().take_while(|b| is_name(b)).count();
+        let mut rest = line[name..]
+            .iter()
+            .skip_while(|b| matches!(b, b' ' | b'\t'));
+        read == 0 || line[0] == b'\n' || name > 0 && rest.next() == Some(&b':')
     }
 
     /// Reads from `at`, counted from the start of the content; 0 octets at its end.
@@ -204,6 +221,11 @@ impl BodyWriter {
     /// How many `Received:` and `Mail-From:` lines the header has so far.
     pub fn hops(&self) -> usize {
         self.hops.count
+    }
+
+    /// The first failed write to the spill file: what follows is not kept.
+    pub fn error(&self) -> Option<&io::Error> {
+        self.failed.as_ref()
     }
 
     /// The content, whole.
@@ -318,77 +340,5 @@ impl HopCounter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Pushes `content` in pieces of `size`.
-    fn written(content: &[u8], size: usize) -> Body {
-        let folder = tempfile::tempdir().unwrap();
-        let mut writer = BodyWriter::new(folder.path());
-        content.chunks(size).for_each(|piece| writer.push(piece));
-        writer.finish().unwrap()
-    }
-
-    fn read(body: &Body) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        body.reader().read_to_end(&mut bytes).unwrap();
-        bytes
-    }
-
-    #[test]
-    fn of_what_is_larger_than_memory_the_beginning_is_in_a_file() {
-        let content: Vec<u8> = (0..MEMORY_LIMIT * 3 + 7).map(|i| (i % 251) as u8).collect();
-        for len in [
-            0,
-            1,
-            BUFFER_MAX + 1,
-            MEMORY_LIMIT - 1,
-            MEMORY_LIMIT,
-            MEMORY_LIMIT + 1,
-            content.len(),
-        ] {
-            for size in [100, 65_536, content.len()] {
-                let body = written(&content[..len], size);
-                assert!(read(&body) == content[..len], "{len} in pieces of {size}");
-                assert_eq!(body.len(), len as u64);
-                assert_eq!(body.as_bytes().is_some(), len <= MEMORY_LIMIT);
-                let in_file = body.in_file().map_or(0, |(_, _, len)| len);
-                assert_eq!(in_file + body.in_memory().len() as u64, len as u64);
-                assert!(body.in_memory().len() <= MEMORY_LIMIT);
-                assert!(body.rest.capacity() <= MEMORY_LIMIT);
-                assert!(!body.may_need_quoting());
-            }
-        }
-    }
-
-    #[test]
-    fn a_line_to_be_quoted_is_seen_wherever_the_content_is_cut() {
-        let len = MEMORY_LIMIT + 1000;
-        for at in [
-            0,
-            SPILL - 5,
-            SPILL - 4,
-            SPILL - 1,
-            SPILL,
-            MEMORY_LIMIT - 3,
-            MEMORY_LIMIT,
-            len - 5,
-        ] {
-            let mut content = vec![b'\n'; len];
-            content[at..at + 5].copy_from_slice(b"From ");
-            for size in [79, 65_536] {
-                assert!(written(&content, size).may_need_quoting(), "at {at}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_failed_write_is_told_at_the_end() {
-        let mut writer = BodyWriter::new(Path::new("/nowhere"));
-        for _ in 0..3 {
-            writer.push(&[b'x'; MEMORY_LIMIT]);
-        }
-        assert_eq!(writer.buffer.capacity(), 0, "nothing is kept for nothing");
-        assert_eq!(writer.finish().unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-}
+#[path = "body_tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::SystemTime;
 
 use crate::message::{Envelope, date};
-use crate::smtp::address::{Host, ReversePath};
+use crate::smtp::address::{ForwardPath, Host, ReversePath};
 
 /// The trace line that reception writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +43,12 @@ pub fn time_stamp_line(style: TimeStamp, hostname: &Host, envelope: &Envelope) -
     line
 }
 
-/// The two lines that begin a message in an mbox file, LF-ended: the `From ` line and the return path line
-/// (RFC 788 4.1.1). `more` is what follows them.
-pub fn mbox_heading(from: &ReversePath, now: SystemTime, more: &str) -> String {
+/// Lines that name a recipient in one copy; a copy for more names the first ones.
+const DELIVERED_TO: usize = 100;
+
+/// The lines that begin a message in an mbox file, LF-ended: the `From ` line, the return path line (RFC 788 4.1.1), and
+/// a line for each recipient that this copy is `to`. `more` is what follows them.
+pub fn mbox_heading(from: &ReversePath, now: SystemTime, to: &[ForwardPath], more: &str) -> String {
     let mut heading = String::with_capacity(256 + more.len());
     heading.push_str("From ");
     // Writing into a String cannot fail.
@@ -54,6 +57,9 @@ pub fn mbox_heading(from: &ReversePath, now: SystemTime, more: &str) -> String {
         ReversePath::Mailbox(mailbox) => write!(heading, "{mailbox}"),
     };
     let _ = writeln!(heading, " {}\nReturn-Path: {from}", date::asctime(now));
+    for to in to.iter().take(DELIVERED_TO) {
+        let _ = writeln!(heading, "Delivered-To: {to}");
+    }
     heading.push_str(more);
     heading
 }

@@ -175,9 +175,12 @@ impl MailConf {
         (conf, faults)
     }
 
-    /// HOSTNAME or one of LOCAL_DOMAINS.
+    /// HOSTNAME, one of LOCAL_DOMAINS, or `localhost`, which is every host to itself.
     pub(crate) fn is_local(&self, host: &Host) -> bool {
-        self.hostname == *host || self.local_domains.contains(host)
+        let local = |name: &str| name.eq_ignore_ascii_case("localhost");
+        self.hostname == *host
+            || self.local_domains.contains(host)
+            || matches!(host, Host::Name(name) if local(name.as_str()))
     }
 
     /// Whether `host` is certainly this one: also as the literal of an address that it listens on.

@@ -61,7 +61,7 @@ impl Config {
         }
     }
 
-    /// HOSTNAME or one of LOCAL_DOMAINS.
+    /// HOSTNAME, one of LOCAL_DOMAINS, or `localhost`.
     pub fn is_local(&self, host: &Host) -> bool {
         self.mail.is_local(host)
     }

@@ -66,11 +66,6 @@ pub fn init() -> io::Result<()> {
     Ok(())
 }
 
-/// Lines gather anyhow.
-pub(crate) fn together<T>(work: impl FnOnce() -> T) -> T {
-    work()
-}
-
 /// Waits until all events so far are written, or a stalled reader had its time: for the end of the process.
 pub fn flush() {
     ::log::logger().flush();

@@ -298,7 +298,7 @@ impl<O: Environment> Crew<O> {
         let mut done = 0;
         while let Some(part) = self.next(destination, done, done > 0, shift) {
             done += 1;
-            let heading = mbox_heading(&part.queued.from, SystemTime::now(), "")
+            let heading = mbox_heading(&part.queued.from, SystemTime::now(), &part.paths, "")
                 .into_bytes()
                 .into();
             let delivered = part.queued.body().map_err(Into::into).and_then(|body| {

@@ -38,9 +38,10 @@ fn a_message_goes_over_two_daemons() {
     assert_eq!(rest, content);
     let lines: Vec<_> = trace.lines().collect();
     assert_eq!(lines[0], "Return-Path: <jack@mail.example>");
-    assert!(lines[1].starts_with("Received: from mail.example ([127.0.0.1]) by b.example "));
-    assert!(lines[2].starts_with("Received: from client.example ([127.0.0.1]) by mail.example "));
-    assert_eq!(lines.len(), 3, "{trace}");
+    assert_eq!(lines[1], "Delivered-To: <john@b.example>");
+    assert!(lines[2].starts_with("Received: from mail.example ([127.0.0.1]) by b.example "));
+    assert!(lines[3].starts_with("Received: from client.example ([127.0.0.1]) by mail.example "));
+    assert_eq!(lines.len(), 4, "{trace}");
     wait_for_empty_spool(&a);
     assert_eq!(queue(&a.folder), "queue is empty\n");
 }

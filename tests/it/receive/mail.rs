@@ -47,7 +47,7 @@ fn a_person_at_plain_netcat_gets_mail_into_the_mbox() {
     );
     assert_eq!(
         steady(&daemon.read("john/mbox")),
-        "From me@here DATE\nReturn-Path: <me@here>\n\
+        "From me@here DATE\nReturn-Path: <me@here>\nDelivered-To: <john@mail.example>\n\
          Received: from me ([127.0.0.1]) by mail.example with SMTP id ID for <john@mail.example>; DATE\n\
          Subject: hello\n\n.dot\n>From me\n>>From you\n\n"
     );
@@ -115,11 +115,71 @@ fn one_copy_a_mailbox_and_the_recipient_named_only_if_alone() {
     client.command("DATA", "354");
     client.send("once\r\n.\r\n");
     client.expect("250 OK id=");
-    for mbox in ["john/mbox", "jack"] {
+    for (mbox, named) in [("john/mbox", &["john", "JOHN"][..]), ("jack", &["jack"])] {
         let text = daemon.read(mbox);
         assert_eq!(messages(&text).len(), 1, "{text}");
         assert!(!text.contains(" for <"), "{text}");
+        let named = named.iter().map(|user| format!("<{user}@mail.example>"));
+        assert_eq!(delivered_to(&text), named.collect::<Vec<_>>());
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[1].starts_with("Return-Path: ") && lines[2].starts_with("Delivered-To: "));
     }
+}
+
+/// The recipients that an mbox names in the lines above the trace line.
+fn delivered_to(mbox: &str) -> Vec<String> {
+    let trace = mbox
+        .lines()
+        .take_while(|line| !line.starts_with("Received: "));
+    let to = trace.filter_map(|line| line.strip_prefix("Delivered-To: "));
+    to.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_owner_of_a_catch_all_can_tell_its_recipients_apart() {
+    let daemon = Setup::with("MAX_RECIPIENTS = 200\n")
+        .users("*:{dir}/rest\n")
+        .start();
+    let mut client = daemon.greeted();
+    client.command("MAIL FROM:<a@b>", "250");
+    let users: Vec<_> = (0..120)
+        .map(|n| format!("<user {n}@mail.example>"))
+        .collect();
+    for to in &users {
+        client.command(&format!("RCPT TO:{to}"), "250");
+    }
+    client.command("DATA", "354");
+    client.command("Subject: x\r\n\r\nx\r\n.", "250 OK id=");
+    let wanted: Vec<_> = (0..100)
+        .map(|n| format!("<\"user {n}\"@mail.example>"))
+        .collect();
+    assert_eq!(delivered_to(&daemon.read("rest")), wanted, "100 at most");
+}
+
+#[test]
+fn a_copy_that_had_to_wait_names_its_recipients_too() {
+    let daemon = Setup::with("RETRY_MIN = 1h\n").start();
+    let mbox = daemon.path("john/mbox");
+    fs::create_dir(&mbox).unwrap();
+    let mut client = daemon.greeted();
+    client.command("MAIL FROM:<a@b>", "250");
+    for to in ["john", "jack", "JOHN"] {
+        client.command(&format!("RCPT TO:<{to}@mail.example>"), "250");
+    }
+    client.command("DATA", "354");
+    client.command(" no header\r\n.", "250 OK id=");
+    daemon.wait_for("deferred id=");
+    fs::remove_dir(&mbox).unwrap();
+    wait_until("the copy is delivered", || {
+        daemon.signal(nix::sys::signal::Signal::SIGUSR1);
+        thread::sleep(std::time::Duration::from_millis(20));
+        !daemon.read("john/mbox").is_empty()
+    });
+    let text = daemon.read("john/mbox");
+    let wanted = ["<john@mail.example>", "<JOHN@mail.example>"];
+    assert_eq!(delivered_to(&text), wanted);
+    assert!(text.ends_with(" +0000\n\n no header\n\n"), "{text:?}");
+    assert_eq!(delivered_to(&daemon.read("jack")), ["<jack@mail.example>"]);
 }
 
 #[test]
@@ -240,7 +300,7 @@ fn a_refused_message_is_read_to_its_end() {
     let cases = [
         (
             "552",
-            format!("{}\r\n", "x\r\nQUIT\r\nRSET\r\n".repeat(1000)),
+            format!("{}\r\n", "x\r\nQUIT\r\nRSET\r\n".repeat(100)),
         ),
         ("554", "bare\nline end\r\n".to_owned()),
         ("554", "bare\rCR\r\n".to_owned()),

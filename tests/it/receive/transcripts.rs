@@ -48,7 +48,7 @@ fn check_mboxes(how: &str, transcript: &Transcript, daemon: &Daemon) {
         let host = transcript.settings.hostname.parse().unwrap();
         let address = Mailbox::new(user, host).unwrap().to_string();
         let address = format!("<{}@", address.rsplit_once('@').unwrap().0).to_lowercase();
-        let wanted: Vec<&str> = (wanted.iter())
+        let wanted: Vec<String> = (wanted.iter())
             .filter(|m| {
                 m.envelope
                     .split_once(' ')
@@ -57,7 +57,10 @@ fn check_mboxes(how: &str, transcript: &Transcript, daemon: &Daemon) {
                     .to_lowercase()
                     .contains(&address)
             })
-            .map(|m| m.content.as_str())
+            .map(|m| match begins_with_header(&m.content) {
+                true => m.content.clone(),
+                false => format!("\n{}", m.content),
+            })
             .collect();
         let mbox = fs::read(daemon.path(&user.to_lowercase()).join("mbox")).unwrap_or_default();
         let found: Vec<String> = messages(&text(&mbox))
@@ -80,7 +83,17 @@ fn check_mboxes(how: &str, transcript: &Transcript, daemon: &Daemon) {
 }
 
 fn is_trace(line: &str) -> bool {
-    line.starts_with("Return-Path: ") || line.starts_with("Received: from ")
+    ["Return-Path: ", "Delivered-To: <", "Received: from "]
+        .iter()
+        .any(|start| line.starts_with(start))
+}
+
+/// Read from RFC 5322, not from our code: what an empty line must stand before begins otherwise.
+fn begins_with_header(content: &str) -> bool {
+    let line = content.lines().next().unwrap_or_default();
+    let name = line.split(':').next().unwrap_or_default().trim_end();
+    let printable = name.chars().all(|c| ('!'..='~').contains(&c));
+    line.is_empty() || line.contains(':') && !name.is_empty() && printable
 }
 
 fn play_all(how: &str, play: impl Fn(&Transcript, &mut TcpStream) -> Vec<u8>) {
