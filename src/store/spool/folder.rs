@@ -1,22 +1,18 @@
-//! The folder of the spool: made, locked, its names told apart, its entries made durable and removed.
+//! The folder of the spool: its names told apart, its entries made durable, recycled and removed.
 //!
 //! Which states a file goes through is told in `spool/mod.rs`; here is what they are made of. All errors are
 //! returned.
 
 use crate::message::Id;
-use crate::store::directory::{self, Directory, denied};
-use crate::store::files;
+use crate::store::directory::{self, Directory};
 use crate::store::group_commit::{Abandoned, Commit};
-use crate::store::spool::SpoolError;
+use crate::store::spool::owner::{check_owner, is_ours};
 use crate::store::spool::recycled::RecycledFiles;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, renameat};
-use nix::sys::stat::{FileStat, SFlag, fstat};
-use nix::unistd::{Gid, getegid, geteuid, getgroups};
+use nix::fcntl::renameat;
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,41 +73,6 @@ impl Name {
             None => Name::Foreign,
         }
     }
-}
-
-/// Whether a file may be one of ours: a plain file of root or of this process's user.
-pub(crate) fn is_ours(status: &FileStat) -> bool {
-    directory::kind(status) == SFlag::S_IFREG && is_our_user(status.st_uid)
-}
-
-pub(crate) fn is_our_user(uid: u32) -> bool {
-    uid == 0 || uid == geteuid().as_raw()
-}
-
-/// A folder that others own or may write in could hold messages that nobody has accepted.
-pub(crate) fn check_owner(directory: &Directory) -> io::Result<()> {
-    let FileStat {
-        st_uid,
-        st_gid,
-        st_mode,
-        ..
-    } = directory.status;
-    let gid = Gid::from_raw(st_gid);
-    let our_group = || gid == getegid() || getgroups().is_ok_and(|all| all.contains(&gid));
-    if !is_our_user(st_uid) {
-        return Err(denied(format!(
-            "belongs to user {st_uid}, not to the user of the daemon"
-        )));
-    }
-    if st_mode & 0o002 != 0 {
-        return Err(denied("can be written to by everybody: chmod o-w it"));
-    }
-    if st_mode & 0o020 != 0 && !our_group() {
-        return Err(denied(format!(
-            "can be written to by group {gid}: chmod g-w it"
-        )));
-    }
-    Ok(())
 }
 
 impl Folder {
@@ -218,14 +179,6 @@ impl Folder {
         Ok(Some(new))
     }
 
-    /// The length of a file, if this is its name and its only one.
-    pub(crate) fn sole_name(&self, name: &str, file: &File) -> Option<u64> {
-        let named = self.directory.status(name.as_ref()).ok()?;
-        let open = fstat(file).ok()?;
-        let same = directory::id(&named) == directory::id(&open);
-        (same && open.st_nlink == 1).then_some(open.st_size.cast_unsigned())
-    }
-
     /// Gives a file another name, which nobody may have.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let fd = &self.directory.fd;
@@ -328,50 +281,6 @@ fn outcomes(
         }),
     };
     waiting.iter().map(one).collect()
-}
-
-/// The lock of a spool; dropping it gives it up.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
-    _folder: Option<Flock<File>>,
-}
-
-impl Lock {
-    /// Two locks. The one of the file `lock`, which then holds our process id, tells whose it is; but somebody may
-    /// remove the file, and a second daemon would lock another one. So the folder itself is locked too
-    /// (flock(2)), where the file system can do that.
-    pub(crate) fn take(folder: &Folder) -> Result<Lock, SpoolError> {
-        let path = folder.path.join("lock");
-        let there = |e| SpoolError::Io(path.clone(), e);
-        let in_use = || {
-            let text = ["lock", "pid"].map(|name| folder.path.join(name));
-            let text = text
-                .iter()
-                .find_map(|path| std::fs::read_to_string(path).ok());
-            let holder = text.as_deref().map(str::trim);
-            let holder = holder.filter(|text| text.parse::<u32>().is_ok());
-            SpoolError::InUse(folder.path.clone(), holder.unwrap_or("?").to_owned())
-        };
-        let whole = folder.directory.readable().map_err(there)?;
-        let whole = match Flock::lock(whole, FlockArg::LockExclusiveNonblock) {
-            Err((_, Errno::EWOULDBLOCK)) => return Err(in_use()),
-            other => other.ok(),
-        };
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT;
-        let file = folder.directory.open_file("lock".as_ref(), flags, 0o600);
-        let file = file.map_err(there)?;
-        if !files::try_lock(&file).map_err(there)? {
-            return Err(in_use());
-        }
-        file.set_len(0)
-            .and_then(|()| writeln!(&file, "{}", std::process::id()))
-            .map_err(there)?;
-        Ok(Lock {
-            _file: file,
-            _folder: whole,
-        })
-    }
 }
 
 #[cfg(test)]

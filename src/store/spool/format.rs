@@ -35,6 +35,9 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::SystemTime;
 
+/// What is read of a file at first, in octets: the envelope and the whole of most mail.
+pub(crate) const FIRST_READ: usize = 8 << 10;
+
 /// Octets of an answer that are kept in the file.
 pub const ANSWER_WIDTH: usize = 200;
 

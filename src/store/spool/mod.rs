@@ -29,6 +29,7 @@
 
 mod folder;
 pub mod format;
+mod owner;
 pub mod queued;
 mod recycled;
 mod table;
@@ -38,9 +39,10 @@ use crate::smtp::address::ReversePath;
 use crate::store::directory::Directory;
 use crate::store::files::write_all;
 use crate::store::writeback::{self, EarlyWriteback};
-use folder::{Folder, Lock, Name, check_owner, is_ours};
+use folder::{Folder, Name};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
+use owner::{Lock, check_owner, is_ours};
 use queued::LoadError;
 use recycled::Recycled;
 use std::fs::File;
@@ -106,7 +108,7 @@ impl Spool {
         let dir = std::path::absolute(dir).map_err(|e| SpoolError::Io(dir.into(), e))?;
         let here = |e| SpoolError::Io(dir.clone(), e);
         let folder = Arc::new(Folder::open(&dir).map_err(here)?);
-        let lock = Lock::take(&folder)?;
+        let lock = Lock::take(&dir, &folder.directory)?;
         folder.remove_unfinished().map_err(here)?;
         Ok(Spool {
             folder,
@@ -191,12 +193,12 @@ impl Spool {
 
     /// Removes the recycled files, if no message has come or gone for a while.
     pub fn purge(&self) {
-        self.folder.recycled.purge(&self.folder);
+        self.folder.recycled.purge(&self.folder.directory);
     }
 
     /// Removes them now.
     pub fn purge_now(&self) {
-        self.folder.recycled.purge_now(&self.folder);
+        self.folder.recycled.purge_now(&self.folder.directory);
     }
 
     /// Takes back a message that was just accepted and that nobody was told of.
@@ -284,7 +286,8 @@ impl<'a> Draft<'a> {
             let undo = Undo { folder, name };
             Draft { file, len, undo }
         };
-        if let Some((Recycled { file, name }, left)) = folder.recycled.take(folder, len) {
+        if let Some((Recycled { file, name }, left)) = folder.recycled.take(&folder.directory, len)
+        {
             return Ok(of(file, left, name));
         }
         let name = format!("{id}.new");

@@ -7,9 +7,10 @@
 //! finished the file is unlinked or renamed, which spares the last of these (states 7 and 8 of `spool/mod.rs`).
 
 use super::NewEntry;
-use super::folder::{Folder, InUse, is_our_user};
-use super::format::{self, Envelope, Fault, Origin};
-use super::recycled::Recycled;
+use super::folder::{Folder, InUse};
+use super::format::{self, Envelope, FIRST_READ, Fault, Origin};
+use super::owner::is_our_user;
+use super::recycled::{Recycled, sole_name};
 use crate::message::{Body, Id};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::store::directory::denied;
@@ -20,9 +21,6 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::SystemTime;
-
-/// What is read at first: the envelope and the whole of most mail.
-pub(crate) const FIRST_READ: usize = 8 << 10;
 
 /// Whether a recipient is still to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +194,7 @@ impl Queued {
     /// Whether the file still has its name: whoever removes it takes the message out of the queue.
     pub(crate) fn is_there(&self) -> bool {
         let name = self.id.to_string();
-        self.folder.sole_name(&name, &self.file).is_some()
+        sole_name(&self.folder.directory, &name, &self.file).is_some()
     }
 
     /// Whether little memory holds it.

@@ -7,13 +7,14 @@
 //! without use all of them are purged.
 //!
 //! No mark that is meant for the finished message can land in the next one: a file is recycled only if its
-//! one user gives it away ([`Folder::recycle`]). No body is read from it either: of a file up to [`LARGEST`]
+//! one user gives it away (`Folder::recycle`). No body is read from it either: of a file up to [`LARGEST`]
 //! the whole content is in memory. And what somebody has put in its place, or has given a second hard link,
 //! is not written over.
 
-use super::folder::Folder;
-use super::queued::FIRST_READ;
+use crate::store::directory::{Directory, id};
 use crate::store::files::files_to_keep;
+use crate::store::spool::format::FIRST_READ;
+use nix::sys::stat::fstat;
 use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -79,7 +80,7 @@ impl RecycledFiles {
     }
 
     /// One for a message of `len` octets, and how long it is.
-    pub(crate) fn take(&self, folder: &Folder, len: u64) -> Option<(Recycled, u64)> {
+    pub(crate) fn take(&self, at: &Directory, len: u64) -> Option<(Recycled, u64)> {
         if len > LARGEST {
             return None;
         }
@@ -88,9 +89,9 @@ impl RecycledFiles {
             let recycled = kept.files.pop()?;
             kept.used = Instant::now();
             drop(kept);
-            match folder.sole_name(&recycled.name, &recycled.file) {
+            match sole_name(at, &recycled.name, &recycled.file) {
                 Some(len) => return Some((recycled, len)),
-                None => discard(folder, &recycled),
+                None => discard(at, &recycled),
             }
         }
     }
@@ -102,22 +103,29 @@ impl RecycledFiles {
     }
 
     /// Removes all if nobody has used one for a while.
-    pub(crate) fn purge(&self, folder: &Folder) {
+    pub(crate) fn purge(&self, at: &Directory) {
         if self.purge_at().is_some_and(|at| at <= Instant::now()) {
-            self.purge_now(folder);
+            self.purge_now(at);
         }
     }
 
     /// Removes all.
-    pub(crate) fn purge_now(&self, folder: &Folder) {
+    pub(crate) fn purge_now(&self, at: &Directory) {
         let gone = std::mem::take(&mut self.kept().files);
-        gone.iter().for_each(|recycled| discard(folder, recycled));
+        gone.iter().for_each(|recycled| discard(at, recycled));
     }
 }
 
 /// Its message is finished: if this fails, the next start removes it.
-fn discard(folder: &Folder, Recycled { name, .. }: &Recycled) {
-    if let Err(error) = folder.directory.remove(name.as_ref()) {
+fn discard(at: &Directory, Recycled { name, .. }: &Recycled) {
+    if let Err(error) = at.remove(name.as_ref()) {
         log::debug!("spool: cannot remove {name}: {error}");
     }
+}
+
+/// The length of a file, if this is its name and its only one.
+pub(crate) fn sole_name(at: &Directory, name: &str, file: &File) -> Option<u64> {
+    let named = at.status(name.as_ref()).ok()?;
+    let open = fstat(file).ok()?;
+    (id(&named) == id(&open) && open.st_nlink == 1).then_some(open.st_size.cast_unsigned())
 }
