@@ -27,10 +27,12 @@ use crate::receive::handler::{Client, Handler, Settings};
 use crate::receive::limits::{Clients, LimitReached};
 use crate::receive::wire::Wire;
 use crate::smtp::reply::{Reply, closing};
+use crate::store::files::files_to_keep;
 
 /// Connections that the kernel may hold until a thread accepts them; it has a limit of its own too.
 const BACKLOG: i32 = 4096;
-/// Threads of one listener that may wait for clients; more of them end.
+/// Threads of one listener that may wait for clients; more of them end. Each holds a descriptor that shows nowhere:
+/// accept(2) takes it before it waits. So they are fewer where few files may be open.
 const MAX_IDLE: usize = 32;
 /// A session needs some 20 KiB; what is not touched costs no memory.
 const STACK: usize = if cfg!(debug_assertions) {
@@ -333,7 +335,7 @@ fn take_clients<H: Handler>(
         let enough = if failed.is_some() {
             usize::MAX
         } else {
-            MAX_IDLE
+            files_to_keep(MAX_IDLE).max(1)
         };
         let client = client(&stream, peer, listener.addr);
         let served = panic::catch_unwind(AssertUnwindSafe(|| {
