@@ -1,6 +1,6 @@
-//! The command: arguments, configuration, daemon, exit status (sysexits).
+//! The command: arguments, what they ask for, exit status (sysexits).
 
-use std::io;
+use std::io::ErrorKind::NotFound;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,9 +14,8 @@ use smtpd788::config::{Files, MailConf};
 use smtpd788::daemon::Daemon;
 use smtpd788::daemon::start::{StartError, test};
 use smtpd788::log::{self as output, err, out};
-use smtpd788::spool;
+use smtpd788::spool::{self, SpoolError};
 
-const OK: u8 = 0;
 const USAGE: u8 = 64;
 const REFUSED: u8 = 71;
 const CONFIG: u8 = 78;
@@ -25,69 +24,56 @@ const CONFIG: u8 = 78;
 const GRACE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    let status = match cli::parse(std::env::args_os().skip(1)) {
+    let task = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(task) => task,
         Err(what) => {
             err(&format!("smtpd788: {what}\n{}", cli::usage()));
-            USAGE
+            return USAGE.into();
         }
-        Ok(Task::Help) => {
-            out(&cli::usage());
-            OK
-        }
-        Ok(Task::Version) => {
-            out(&format!("{}\n", cli::VERSION));
-            OK
-        }
-        Ok(Task::Test(files)) => show_findings(&files),
-        Ok(Task::Queue { mail_conf }) => list_queue(&mail_conf),
-        Ok(Task::Run(files)) => match run(&files) {
-            Ok(()) => OK,
-            Err(error) => fail(&error),
-        },
     };
-    ExitCode::from(status)
+    let done = match task {
+        Task::Help => show(&cli::usage()),
+        Task::Version => show(&format!("{}\n", cli::VERSION)),
+        Task::Test(files) => test_files(&files),
+        Task::Queue { mail_conf } => list_queue(&mail_conf),
+        Task::Run(files) => run(&files),
+    };
+    output::flush();
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    err(&format!("{error}\n"));
+    match error {
+        StartError::Config(_) => CONFIG.into(),
+        _ => REFUSED.into(),
+    }
 }
 
-/// `-t`: `configuration OK`, or every error; and every warning.
-fn show_findings(files: &Files) -> u8 {
-    let findings = match test(files) {
-        Ok(findings) => findings,
-        Err(error) => return fail(&error),
-    };
+fn show(text: &str) -> Result<(), StartError> {
+    out(text);
+    Ok(())
+}
+
+/// `-t`: every warning, and `configuration OK` or every error.
+fn test_files(files: &Files) -> Result<(), StartError> {
+    let mut findings = test(files)?;
     for warning in &findings.warnings {
         err(&format!("warning: {warning}\n"));
     }
-    match findings.into_result() {
-        Err(error) => fail(&error),
-        Ok(()) => {
-            out("configuration OK\n");
-            OK
-        }
-    }
+    findings.judge()?;
+    show("configuration OK\n")
 }
 
 /// `-q`: what waits in the spool.
-fn list_queue(mail_conf: &Path) -> u8 {
-    let mail = match MailConf::load(mail_conf) {
-        Ok(mail) => mail,
-        Err(errors) => return fail(&StartError::Config(errors)),
-    };
+fn list_queue(mail_conf: &Path) -> Result<(), StartError> {
+    let mail = MailConf::load(mail_conf).map_err(StartError::Config)?;
     // A relative one is most often looked for in the wrong place.
     let dir = std::path::absolute(&mail.spool_dir).unwrap_or(mail.spool_dir);
-    match spool::table(&dir) {
-        Ok(table) => {
-            out(table.as_deref().unwrap_or("queue is empty\n"));
-            return OK;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            err(&format!("no spool at {}\n", dir.display()));
-        }
-        Err(error) => err(&format!(
-            "smtpd788: cannot read {}: {error}\n",
-            dir.display()
-        )),
-    }
-    REFUSED
+    let table = spool::table(&dir).map_err(|error| match error.kind() {
+        NotFound => StartError::NoSpool(dir),
+        _ => SpoolError::Io(dir, error).into(),
+    })?;
+    show(table.as_deref().unwrap_or("queue is empty\n"))
 }
 
 /// The daemon, until a signal ends it.
@@ -106,30 +92,14 @@ fn run(files: &Files) -> Result<(), StartError> {
     info!("stopping");
     std::thread::spawn(move || {
         // A second signal of this kind ends it at once.
-        if signals
-            .forever()
-            .any(|signal| matches!(signal, SIGTERM | SIGINT))
-        {
-            stopped();
-            std::process::exit(OK.into());
+        let mut more = signals.forever();
+        if more.any(|signal| matches!(signal, SIGTERM | SIGINT)) {
+            info!("stopped");
+            output::flush();
+            std::process::exit(0);
         }
     });
     daemon.stop(GRACE);
-    stopped();
-    Ok(())
-}
-
-fn stopped() {
     info!("stopped");
-    output::flush();
-}
-
-/// Says why nothing runs; the exit status for it.
-fn fail(error: &StartError) -> u8 {
-    output::flush();
-    err(&format!("{error}\n"));
-    match error {
-        StartError::Config(_) => CONFIG,
-        _ => REFUSED,
-    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ::log::{error, info, warn};
 
 use crate::daemon::config::Files;
+use crate::daemon::preflight::Findings;
 use crate::daemon::router::Router;
 use crate::daemon::start::StartError;
 use crate::receive::server::Server;
@@ -80,16 +81,18 @@ impl Daemon {
     fn try_reload(&self) -> Result<(), StartError> {
         let (files, now) = (&self.files, self.router.config());
         let next = start::read(files)?;
-        let mut findings = next.check_before(files);
+        let mut findings = Findings::default();
+        next.check_before(files, &mut findings);
         if now.mail.run_as.is_none() {
             // Else root is given up, and nothing tells what root could become.
-            findings.faults.extend(next.check_run_as(files));
+            next.check_run_as(files, &mut findings);
         }
-        findings.append(next.check_as_user(files));
-        findings.log_warnings()?;
+        next.check_as_user(files, &mut findings);
+        findings.log_and_judge()?;
         let changed = now.restart_needed(&next);
         let next = now.reloaded(next);
-        next.make_folders(files).log_warnings()?;
+        next.make_folders(files, &mut findings);
+        findings.judge()?;
         for key in changed {
             warn!("a changed {key} needs a restart");
         }

@@ -11,8 +11,9 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::mem::take;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The spool cannot be used, or belongs to another daemon.
     #[error("smtpd788: cannot use the spool: {0}")]
     Spool(#[from] SpoolError),
+    /// There is no spool here to be listed.
+    #[error("no spool at {path}", path = .0.display())]
+    NoSpool(PathBuf),
     /// Anything else.
     #[error("smtpd788: cannot {0}: {1}")]
     System(&'static str, io::Error),
@@ -61,13 +65,11 @@ fn one_a_line(errors: &[ConfigError]) -> String {
 /// What stops the checks themselves.
 pub fn test(files: &Files) -> Result<Findings, StartError> {
     let config = read(files)?;
-    let mut findings = config.check_before(files);
-    match config.check_run_as(files) {
-        Some(fault) => findings.faults.push(fault),
-        None => {
-            become_run_as(&config)?;
-            findings.append(config.check_as_user(files));
-        }
+    let mut findings = Findings::default();
+    config.check_before(files, &mut findings);
+    if config.check_run_as(files, &mut findings) {
+        become_run_as(&config)?;
+        config.check_as_user(files, &mut findings);
     }
     let mut paths = config.users.mailboxes().chain([&*config.mail.spool_dir]);
     if paths.any(Path::is_relative)
@@ -91,18 +93,21 @@ pub(crate) fn prepare(files: &Files) -> Result<(Config, Vec<TcpListener>), Start
     }
     survive_file_size_limit().map_err(failed("watch SIGXFSZ"))?;
     let config = read(files)?;
-    let mut findings = config.check_before(files);
-    findings.faults.extend(config.check_run_as(files));
-    findings.log_warnings()?;
+    let mut findings = Findings::default();
+    config.check_before(files, &mut findings);
+    config.check_run_as(files, &mut findings);
+    findings.judge()?;
     let mut listeners = inherited().map_err(failed("use LISTEN_FDS"))?;
     if listeners.is_empty() {
         let mail = &config.mail;
         let open = |addr| server::listen(addr, mail.client_timeout);
         listeners = listen(&mail.listen_addr, mail.listen_port, open)?;
     }
-    config.make_folders(files).log_warnings()?;
+    config.make_folders(files, &mut findings);
+    findings.judge()?;
     become_run_as(&config)?;
-    config.check_as_user(files).log_warnings()?;
+    config.check_as_user(files, &mut findings);
+    findings.log_and_judge()?;
     Ok((config, listeners))
 }
 
@@ -123,21 +128,20 @@ impl Findings {
     ///
     /// # Errors
     /// What stops it.
-    pub fn into_result(mut self) -> Result<(), StartError> {
-        match (self.faults.is_empty(), self.refused.is_empty()) {
-            (true, true) => Ok(()),
-            (true, false) => Err(StartError::Refused(self.refused)),
-            (false, _) => {
-                self.faults.append(&mut self.refused);
-                Err(StartError::Config(self.faults))
+    pub fn judge(&mut self) -> Result<(), StartError> {
+        match (take(&mut self.faults), take(&mut self.refused)) {
+            (faults, refused) if !faults.is_empty() => {
+                Err(StartError::Config([faults, refused].concat()))
             }
+            (_, refused) if !refused.is_empty() => Err(StartError::Refused(refused)),
+            _ => Ok(()),
         }
     }
 
     /// The same, with the warnings in the log.
-    pub(crate) fn log_warnings(self) -> Result<(), StartError> {
+    pub(crate) fn log_and_judge(&mut self) -> Result<(), StartError> {
         self.warnings.iter().for_each(|warning| warn!("{warning}"));
-        self.into_result()
+        self.judge()
     }
 }
 
@@ -157,33 +161,25 @@ fn listen(
     port: u16,
     open: impl Fn(SocketAddr) -> io::Result<TcpListener>,
 ) -> Result<Vec<TcpListener>, StartError> {
-    const NO_IPV6: [i32; 2] = [Errno::EAFNOSUPPORT as i32, Errno::EADDRNOTAVAIL as i32];
-    let mut listeners = Vec::new();
-    let mut missing = None;
+    let (mut listeners, mut missing) = (Vec::new(), None);
     for ip in addrs {
         let addr = SocketAddr::new(*ip, port);
-        match open(addr) {
+        match open(addr).map_err(|error| (error.raw_os_error().map(Errno::from_raw), error)) {
             Ok(listener) => listeners.push(listener),
-            Err(error)
-                if ip.is_ipv6()
-                    && ip.is_unspecified()
-                    && error
-                        .raw_os_error()
-                        .is_some_and(|code| NO_IPV6.contains(&code)) =>
+            Err((Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL), error))
+                if *ip == Ipv6Addr::UNSPECIFIED =>
             {
                 missing = Some(StartError::Listen(addr, error));
             }
-            Err(error) => return Err(StartError::Listen(addr, error)),
+            Err((_, error)) => return Err(StartError::Listen(addr, error)),
         }
     }
     match missing {
-        Some(error) if listeners.is_empty() => Err(error),
-        Some(error) => {
-            warn!("{error}: is IPv6 switched off? The other addresses are listened on");
-            Ok(listeners)
-        }
-        None => Ok(listeners),
+        Some(error) if listeners.is_empty() => return Err(error),
+        Some(error) => warn!("no IPv6 here: {error}"),
+        None => {}
     }
+    Ok(listeners)
 }
 
 /// Raises the soft limit on open files to the hard one.

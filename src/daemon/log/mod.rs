@@ -22,7 +22,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 pub use output::{err, out};
-use writer::{Queue, Sink};
+use writer::Queue;
 
 /// Without RUST_LOG: our own events, and of other crates only what they call an error.
 const FILTER: &str = "error,smtpd788=info";
@@ -56,10 +56,10 @@ pub fn init() -> io::Result<()> {
     if ::log::set_logger(logger).is_ok() {
         ::log::set_max_level(most);
         let thread = std::thread::Builder::new().name("log".to_owned());
-        let mut sink = Sink::new(io::stdout());
-        thread.spawn(move || {
+        thread.spawn(|| {
+            let mut torn = false;
             loop {
-                logger.queue.write_next(&mut sink);
+                logger.queue.write_next(&io::stdout(), &mut torn);
             }
         })?;
     }

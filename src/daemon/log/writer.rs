@@ -53,20 +53,33 @@ impl Queue {
         drop(self.changed.wait_timeout_while(self.state(), most, busy));
     }
 
-    /// Waits for lines and writes them to `sink`, whatever becomes of them there.
-    pub(super) fn write_next(&self, sink: &mut Sink<impl AsFd>) {
+    /// Waits for lines and writes them to `fd`, whatever becomes of them there. `torn`: the last write ended inside a
+    /// line.
+    pub(super) fn write_next(&self, fd: &impl AsFd, torn: &mut bool) {
         let nothing = |state: &mut State| state.lines.is_empty();
         drop(self.changed.wait_while(self.state(), nothing));
         thread::sleep(GATHER);
         let mut state = self.state();
-        let lines = mem::take(&mut state.lines);
+        let mut lines = mem::take(&mut state.lines);
         let lost = mem::take(&mut state.lost);
         state.writing = true;
         drop(state);
-        sink.put(&lines);
-        sink.lost += lost;
-        sink.tell_lost();
-        self.state().writing = false;
+        if lost > 0 {
+            let note = format_args!("log: {lost} lines lost");
+            lines.extend(line(SystemTime::now(), Level::Warn, &note).into_bytes());
+        }
+        if mem::take(torn) {
+            write_all(fd, b"\n");
+        }
+        let (written, left) = lines.split_at(lines.len() - write_all(fd, &lines));
+        *torn = written.last().is_some_and(|end| *end != b'\n');
+        let mut state = self.state();
+        if !left.is_empty() {
+            // The note is the last line of them, if there is one.
+            let lines = memchr::memchr_iter(b'\n', left).count() as u64;
+            state.lost += lines + lost.saturating_sub(1);
+        }
+        state.writing = false;
         self.changed.notify_all();
     }
 
@@ -75,55 +88,12 @@ impl Queue {
     }
 }
 
-/// Where lines go.
-pub(super) struct Sink<F> {
-    fd: F,
-    /// A write failed inside a line: the next one starts with a line end.
-    torn: bool,
-    /// Lines that nobody was told of yet.
-    lost: u64,
-}
-
-impl<F: AsFd> Sink<F> {
-    pub(super) fn new(fd: F) -> Sink<F> {
-        let (torn, lost) = (false, 0);
-        Sink { fd, torn, lost }
-    }
-
-    fn put(&mut self, lines: &[u8]) {
-        self.tell_lost();
-        let left = self.write(lines);
-        self.lost += memchr::memchr_iter(b'\n', &lines[lines.len() - left..]).count() as u64;
-    }
-
-    /// Says how many lines were lost, if any; until that succeeds, they are kept in mind.
-    fn tell_lost(&mut self) {
-        if self.lost > 0 {
-            let lost = format_args!("log: {} lines lost", self.lost);
-            let note = line(SystemTime::now(), Level::Warn, &lost);
-            if self.write(note.as_bytes()) == 0 {
-                self.lost = 0;
-            }
-        }
-    }
-
-    /// How many octets are left that could not be written.
-    fn write(&mut self, lines: &[u8]) -> usize {
-        if self.torn && write_all(&self.fd, b"\n") > 0 {
-            return lines.len();
-        }
-        let left = write_all(&self.fd, lines);
-        let end = lines[..lines.len() - left].last();
-        self.torn = end.is_some_and(|end| *end != b'\n');
-        left
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::io::{self, Read};
+    use std::io::{self, Read, Seek};
+    use std::os::fd::OwnedFd;
 
     #[test]
     fn a_stalled_reader_costs_lines_and_is_told() {
@@ -135,11 +105,10 @@ mod tests {
         }
         thread::scope(|scope| {
             scope.spawn(move || {
-                let mut sink = Sink::new(writer);
-                queue.write_next(&mut sink);
+                queue.write_next(&writer, &mut false);
                 queue.put("back\n");
                 queue.put("again\n");
-                queue.write_next(&mut sink);
+                queue.write_next(&writer, &mut false);
             });
             let mut all = String::new();
             reader.read_to_string(&mut all).unwrap();
@@ -154,30 +123,42 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let mut sinks = [
-            Sink::new(File::from(std::os::fd::OwnedFd::from(writer))),
-            Sink::new(full),
-        ];
-        for sink in &mut sinks {
-            sink.put(b"nobody reads this\nnor this\n");
-            sink.put(b"or that\n");
-            assert_eq!(sink.lost, 3);
+        for fd in [OwnedFd::from(writer), OwnedFd::from(full)] {
+            let (queue, mut torn) = (Queue::default(), false);
+            for lines in ["nobody reads this\nnor this\n", "or that\n", "nor that\n"] {
+                queue.put(lines);
+                queue.write_next(&fd, &mut torn);
+            }
+            assert_eq!(queue.state().lost, 4);
+            assert!(!torn);
+            let file = tempfile::tempfile().unwrap();
+            queue.put("at last\n");
+            queue.write_next(&file, &mut torn);
+            let text = all(&file);
+            assert!(
+                text.starts_with("at last\n") && text.ends_with(" log: 4 lines lost\n"),
+                "{text}"
+            );
+            assert_eq!(queue.state().lost, 0);
         }
     }
 
     #[test]
-    fn what_was_lost_is_told_before_the_next_line_and_a_cut_line_is_ended() {
+    fn a_line_that_was_cut_is_ended_before_the_next() {
         let file = tempfile::tempfile().unwrap();
-        let mut sink = Sink::new(&file);
-        (sink.torn, sink.lost) = (true, 2);
-        sink.put(b"next\n");
-        sink.put(b"more\n");
+        let (queue, mut torn) = (Queue::default(), true);
+        for line in ["next\n", "more\n"] {
+            queue.put(line);
+            queue.write_next(&file, &mut torn);
+        }
+        assert_eq!(all(&file), "\nnext\nmore\n");
+    }
+
+    fn all(mut file: &File) -> String {
         let mut text = String::new();
-        io::Seek::rewind(&mut &file).unwrap();
-        (&file).read_to_string(&mut text).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        assert!(lines[1].ends_with(" WARN  log: 2 lines lost"), "{lines:?}");
-        assert_eq!([lines[0], lines[2], lines[3]], ["", "next", "more"]);
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
     }
 
     #[test]
@@ -188,7 +169,7 @@ mod tests {
         queue.flush(Duration::from_millis(1)); // nobody writes
         let file = tempfile::tempfile().unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| queue.write_next(&mut Sink::new(&file)));
+            scope.spawn(|| queue.write_next(&file, &mut false));
             queue.flush(Duration::from_secs(600));
             assert_eq!(file.metadata().unwrap().len(), 5);
         });

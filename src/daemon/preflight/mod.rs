@@ -6,19 +6,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC, Statfs, statfs};
 use nix::unistd::{AccessFlags, Gid, Uid, eaccess};
 
-use crate::daemon::config::{Config, ConfigError, Files, faults_of};
+use crate::daemon::config::{Config, ConfigError, Files, RunAs, faults_of};
+use crate::daemon::router::DELIVERIES;
 use crate::relay::queue;
 use crate::store::directory::{self, Owner};
 use crate::store::mailbox::{self, Finding, Identity};
 use crate::store::spool::{self, Spool};
 
-/// Open files beside those of clients and relays: listeners, log, mailboxes, DNS, and what the queue keeps open.
+/// Open files beside those of clients and relays: listeners and what waits at them, log, mailboxes, DNS, and what the
+/// queue keeps open.
 const FILES_BESIDE: u64 = 100 + (spool::RECYCLED + queue::OPEN) as u64;
 
 /// A client holds its connection and a file (spilled data, or the mailbox being written); a relay the
@@ -31,9 +34,6 @@ const MAPPINGS_EACH: u64 = 2;
 /// Mappings of the program itself, its libraries, the allocator and its own few threads.
 const MAPPINGS_BESIDE: u64 = 1000;
 
-/// Deliveries of one message at a time.
-const DELIVERIES: usize = 8;
-
 /// What the checks have found.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -45,133 +45,104 @@ pub struct Findings {
     pub warnings: Vec<String>,
 }
 
-impl Findings {
-    /// Adds those of a further check.
-    pub fn append(&mut self, more: Findings) {
-        self.faults.extend(more.faults);
-        self.refused.extend(more.refused);
-        self.warnings.extend(more.warnings);
-    }
-}
-
 impl Config {
-    /// RUN_AS needs root, unless it names the user that we are.
-    pub fn check_run_as(&self, files: &Files) -> Option<ConfigError> {
-        let (me, run_as) = (Uid::effective(), self.mail.run_as.as_ref()?);
-        let impossible = !me.is_root() && run_as.uid != me.as_raw();
-        let user = &run_as.user;
-        impossible.then(|| {
-            self.fault(
-                files,
-                "RUN_AS",
-                format!("only root can become {user}, and this is user {me}"),
-            )
-        })
+    /// RUN_AS needs root, unless it names the user that we are; whether that is so.
+    pub fn check_run_as(&self, files: &Files, findings: &mut Findings) -> bool {
+        let me = Uid::effective();
+        match &self.mail.run_as {
+            Some(RunAs { user, uid, .. }) if !me.is_root() && *uid != me.as_raw() => {
+                let what = format!("only root can become {user}, and this is user {me}");
+                findings.faults.push(self.fault(files, "RUN_AS", what));
+                false
+            }
+            _ => true,
+        }
     }
 
     /// What the user who starts us can tell: directories that are missing and cannot be made.
-    pub fn check_before(&self, files: &Files) -> Findings {
-        let mut findings = Findings::default();
-        let who = self.owner().map_or_else(Identity::current, |owner| {
-            Identity::of(owner.uid, owner.gid)
-        });
+    pub fn check_before(&self, files: &Files, findings: &mut Findings) {
+        let owner = self.owner();
+        let who = owner.map_or_else(Identity::current, |to| Identity::of(to.uid, to.gid));
         let mailboxes = self.mailboxes();
-        let mut faults = Vec::new();
-        for (file, line) in &mailboxes {
+        let judge = |(file, line): (&&Path, &usize)| {
             let mut above = file.ancestors().skip(1);
-            if let Some((outer, other)) = above.find_map(|dir| mailboxes.get_key_value(dir)) {
-                let outer = outer.display();
-                faults.push((
-                    *line,
-                    format!("{outer} is a mailbox of line {other}, not a directory"),
-                ));
-            } else if let Err(error) = std::path::absolute(file) {
-                faults.push((*line, no_working_directory(file, &error)));
-            } else if let Some(Finding::Fault(what)) = mailbox::check(file, &who) {
-                faults.push((*line, what));
-            }
-        }
-        findings.faults = faults_of(&files.user_conf, faults);
+            let what =
+                if let Some((outer, line)) = above.find_map(|dir| mailboxes.get_key_value(dir)) {
+                    let outer = outer.display();
+                    format!("{outer} is a mailbox of line {line}, not a directory")
+                } else if let Err(what) = absolute(file) {
+                    what
+                } else if let Some(Finding::Fault(what)) = mailbox::check(file, &who) {
+                    what
+                } else {
+                    return None;
+                };
+            Some((*line, what))
+        };
+        let faults = mailboxes.iter().filter_map(judge).collect();
+        findings.faults.extend(faults_of(&files.user_conf, faults));
         if !self.mail.spool_dir.exists() {
-            findings.refused.extend(self.check_spool_dir(files));
+            self.check_spool_dir(files, findings);
         }
-        findings
     }
 
     /// What the user that the daemon runs as finds, who is this process by now; and all that is to be warned about.
-    pub fn check_as_user(&self, files: &Files) -> Findings {
-        let mut findings = Findings::default();
+    pub fn check_as_user(&self, files: &Files, findings: &mut Findings) {
         if self.mail.spool_dir.exists() {
-            findings.refused.extend(self.check_spool_dir(files));
+            self.check_spool_dir(files, findings);
         }
-        let who = Identity::current();
-        let mailboxes = self.mailboxes();
-        let warnings = &mut findings.warnings;
-        *warnings = limits(
-            self.threads(mailboxes.len()),
-            hard_file_limit(),
-            max_map_count(),
-        );
+        let (mailboxes, who) = (self.mailboxes(), Identity::current());
+        let mut warn = |what| findings.warnings.push(what);
+        limits(self.threads(mailboxes.len())).for_each(&mut warn);
         if Uid::effective().is_root() && self.mail.run_as.is_none() {
-            warnings.push("the daemon runs as root: RUN_AS names a user to become".into());
+            warn("the daemon runs as root: RUN_AS names a user to become".into());
         }
         if self.users.iter().next().is_none() {
             let file = files.user_conf.display();
-            warnings.push(format!(
-                "{file} names no users: no mail is taken for this host"
-            ));
+            warn(format!("{file} names no users: nobody here gets mail"));
         }
-        for network in self
-            .mail
-            .relay_from
-            .iter()
-            .filter(|network| network.prefix_len() == 0)
-        {
-            warnings.push(format!(
+        let everybody = |network: &&IpNet| network.prefix_len() == 0;
+        for network in self.mail.relay_from.iter().filter(everybody) {
+            warn(format!(
                 "RELAY_FROM holds {network}: an open relay, for anybody's mail"
             ));
         }
-        for file in mailboxes.keys() {
+        for file in mailboxes.into_keys() {
             if let Some(Finding::Warning(what)) = mailbox::check(file, &who) {
-                warnings.push(what);
+                warn(what);
             }
             if file.parent() == Some(&self.mail.spool_dir) {
                 let file = file.display();
-                warnings.push(format!(
+                warn(format!(
                     "mailbox {file} lies in SPOOL_DIR, which is for the queue alone"
                 ));
             }
         }
-        findings
     }
 
     /// Makes the directories that are missing, each on its own, and gives them to the user of RUN_AS.
-    pub fn make_folders(&self, files: &Files) -> Findings {
-        let mut findings = Findings::default();
-        let mut faults = Vec::new();
+    pub fn make_folders(&self, files: &Files, findings: &mut Findings) {
         let owner = self.owner().filter(|_| Uid::effective().is_root());
-        for (file, line) in self.mailboxes() {
+        let make = |dir: &Path| {
+            let made = directory::make(dir, owner);
+            made.map_err(|error| format!("{} cannot be made: {error}", dir.display()))
+        };
+        let mailboxes = self.mailboxes().into_iter();
+        let faults = mailboxes.filter_map(|(file, line)| {
             let folder = file.parent().unwrap_or(Path::new("."));
-            if let Err(error) = directory::make(folder, owner) {
-                faults.push((
-                    line,
-                    format!("{} cannot be made: {error}", folder.display()),
-                ));
-            }
-        }
-        findings.faults = faults_of(&files.user_conf, faults);
-        if let Err(error) = directory::make(&self.mail.spool_dir, owner) {
-            let dir = self.mail.spool_dir.display();
-            let what = format!("{dir} cannot be made: {error}");
+            Some((line, make(folder).err()?))
+        });
+        findings
+            .faults
+            .extend(faults_of(&files.user_conf, faults.collect()));
+        if let Err(what) = make(&self.mail.spool_dir) {
             findings.refused.push(self.fault(files, "SPOOL_DIR", what));
         }
-        findings
     }
 
     /// Who directories are made for, if it is not this process.
     fn owner(&self) -> Option<Owner> {
-        let run_as = self.mail.run_as.as_ref()?;
-        Some(Owner {
+        self.mail.run_as.as_ref().map(|run_as| Owner {
             uid: Uid::from_raw(run_as.uid),
             gid: Gid::from_raw(run_as.gid),
         })
@@ -189,116 +160,84 @@ impl Config {
 
     /// Threads at the most: each client's, those that deliver its message beside it, and the queue's.
     fn threads(&self, mailboxes: usize) -> u64 {
-        let deliveries = mailboxes.clamp(1, DELIVERIES);
-        let clients = self.mail.max_clients.saturating_mul(deliveries);
-        clients.saturating_add(self.mail.max_relays) as u64
+        let clients = self.mail.max_clients * mailboxes.clamp(1, DELIVERIES);
+        (clients + self.mail.max_relays) as u64
     }
 
-    fn check_spool_dir(&self, files: &Files) -> Option<ConfigError> {
-        let what = check_spool_dir(&self.mail.spool_dir).err()?;
-        Some(self.fault(files, "SPOOL_DIR", what))
+    fn check_spool_dir(&self, files: &Files, findings: &mut Findings) {
+        if let Err(what) = check_spool_dir(&self.mail.spool_dir) {
+            findings.refused.push(self.fault(files, "SPOOL_DIR", what));
+        }
     }
 
     fn fault(&self, files: &Files, key: &str, what: String) -> ConfigError {
-        let (file, line) = (
-            files.mail_conf.clone(),
-            self.mail.lines.of(key).unwrap_or(1),
-        );
-        let what = format!("{key}: {what}");
-        ConfigError { file, line, what }
+        let line = self.mail.lines.of(key).unwrap_or(1);
+        ConfigError {
+            file: files.mail_conf.clone(),
+            line,
+            what: format!("{key}: {what}"),
+        }
     }
 }
 
-fn no_working_directory(path: &Path, error: &io::Error) -> String {
-    format!(
-        "{} is relative, and the working directory cannot be used: {error}",
-        path.display()
-    )
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| {
+        let path = path.display();
+        format!("{path} is relative, and the working directory cannot be used: {error}")
+    })
 }
 
 /// Why mail cannot wait in `dir`, or why it cannot be made.
 fn check_spool_dir(dir: &Path) -> Result<(), String> {
-    std::path::absolute(dir).map_err(|error| no_working_directory(dir, &error))?;
-    for above in dir.ancestors() {
-        // A relative path ends in "": the working directory.
-        let above = if above == Path::new("") {
-            Path::new(".")
-        } else {
-            above
-        };
-        let shown = above.display();
-        let data = match fs::metadata(above) {
-            // A link to nowhere is no directory, and none can be made in its place.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !above.is_symlink() => {
-                continue;
-            }
-            Err(error) => return Err(format!("{shown} cannot be used: {error}")),
-            Ok(data) => data,
-        };
-        if !data.is_dir() {
-            return Err(format!("{shown} is no directory"));
-        }
-        if above == dir {
-            Spool::check(dir).map_err(|error| format!("{shown} {error}"))?;
-        }
-        eaccess(
-            above,
-            AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK,
-        )
-        .map_err(|error| format!("{shown} cannot be written to: {}", error.desc()))?;
-        let disk =
-            statfs(above).map_err(|error| format!("{shown} cannot be used: {}", error.desc()))?;
-        if [PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&disk.filesystem_type()) {
-            return Err(format!("{shown} is the kernel's, and takes no files"));
-        }
-        // One that does not count its blocks has none at all.
-        if disk.blocks() > 0 && disk.blocks_available() == 0 {
-            return Err(format!("no space is left on the disk of {shown}"));
-        }
+    let dir = absolute(dir)?;
+    // A link to nowhere is no directory, and none can be made in its place.
+    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    let is_there = |dir: &&Path| !dir.symlink_metadata().is_err_and(is_missing);
+    let nearest = dir.ancestors().find(is_there).unwrap_or(Path::new("/"));
+    let shown = nearest.display();
+    let data = nearest.metadata();
+    let data = data.map_err(|error| format!("{shown} cannot be used: {error}"))?;
+    let all = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
+    let disk = statfs(nearest).ok();
+    let is = |judge: fn(&Statfs) -> bool| disk.as_ref().is_some_and(judge);
+    let what = if !data.is_dir() {
+        "is no directory".to_owned()
+    } else if nearest == dir
+        && let Err(error) = Spool::check(&dir)
+    {
+        error.to_string()
+    } else if let Err(error) = eaccess(nearest, all) {
+        format!("cannot be written to: {}", error.desc())
+    } else if is(|disk| [PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&disk.filesystem_type())) {
+        "is the kernel's own, and takes no files".to_owned()
+    } else if is(|disk| disk.blocks() > 0 && disk.blocks_available() == 0) {
+        "lies on a disk that has no space left".to_owned()
+    } else {
         return Ok(());
-    }
-    Ok(())
+    };
+    Err(format!("{shown} {what}"))
 }
 
-fn hard_file_limit() -> Option<u64> {
-    getrlimit(Resource::RLIMIT_NOFILE)
+/// Which limits of the system are too low for so many threads.
+fn limits(threads: u64) -> impl Iterator<Item = String> {
+    let files = getrlimit(Resource::RLIMIT_NOFILE)
         .ok()
-        .map(|(_, hard)| hard)
+        .map(|(_, hard)| hard);
+    let mappings = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    let mappings = mappings.and_then(|text| text.trim().parse().ok());
+    let need = threads * FILES_EACH + FILES_BESIDE;
+    let files = too_low(need, "open files", files, "the hard limit (ulimit -Hn)");
+    let need = threads * MAPPINGS_EACH + MAPPINGS_BESIDE;
+    let mappings = too_low(need, "memory mappings", mappings, "vm.max_map_count");
+    files.into_iter().chain(mappings)
 }
 
-fn max_map_count() -> Option<u64> {
-    let text = fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
-    text.trim().parse().ok()
-}
-
-/// Which limits are too low for so many threads. `None`: unknown, or there is none.
-fn limits(threads: u64, files: Option<u64>, mappings: Option<u64>) -> Vec<String> {
-    let needs = [
-        (
-            "open files",
-            files,
-            FILES_EACH,
-            FILES_BESIDE,
-            "the hard limit (ulimit -Hn) is",
-        ),
-        (
-            "memory mappings",
-            mappings,
-            MAPPINGS_EACH,
-            MAPPINGS_BESIDE,
-            "vm.max_map_count is",
-        ),
-    ];
-    let mut warnings = Vec::new();
-    for (what, limit, each, beside, name) in needs {
-        let need = threads.saturating_mul(each).saturating_add(beside);
-        if let Some(limit) = limit.filter(|limit| *limit < need) {
-            warnings.push(format!(
-                "MAX_CLIENTS and MAX_RELAYS may need {need} {what}, but {name} {limit}: raise it, or lower them"
-            ));
-        }
-    }
-    warnings
+/// `limit`: `None` if it is unknown, or if there is none.
+fn too_low(need: u64, what: &str, limit: Option<u64>, name: &str) -> Option<String> {
+    let limit = limit.filter(|limit| *limit < need)?;
+    Some(format!(
+        "MAX_CLIENTS and MAX_RELAYS may need {need} {what}, but {name} is {limit}: raise it, or lower them"
+    ))
 }
 
 #[cfg(test)]

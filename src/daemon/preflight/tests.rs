@@ -23,21 +23,28 @@ fn shown(errors: &[ConfigError]) -> Vec<String> {
     errors.iter().map(ToString::to_string).collect()
 }
 
+/// What `check` finds.
+fn found(config: &Config, check: fn(&Config, &Files, &mut Findings)) -> Findings {
+    let mut findings = Findings::default();
+    check(config, &files(), &mut findings);
+    findings
+}
+
 fn faults(config: &Config) -> Vec<String> {
-    shown(&config.check_before(&files()).faults)
+    shown(&found(config, Config::check_before).faults)
 }
 
 /// But for those that the tests themselves cause: root runs them, or users are not needed.
 fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = config.check_as_user(&files()).warnings;
+    let mut warnings = found(config, Config::check_as_user).warnings;
     warnings.retain(|text| !text.contains("runs as root") && !text.contains("names no users"));
     warnings
 }
 
 fn refused(config: &Config) -> Vec<String> {
-    let mut findings = config.check_before(&files());
-    findings.append(config.check_as_user(&files()));
-    shown(&findings.refused)
+    let checks = [Config::check_before, Config::check_as_user];
+    let found = checks.map(|check| shown(&found(config, check).refused));
+    found.concat()
 }
 
 #[test]
@@ -147,7 +154,9 @@ fn only_root_becomes_somebody_else() {
             uid,
             gid: 1,
         });
-        assert_eq!(config.check_run_as(&files()).is_none(), good, "{uid}");
+        let mut findings = Findings::default();
+        assert_eq!(config.check_run_as(&files(), &mut findings), good, "{uid}");
+        assert_eq!(findings.faults.is_empty(), good, "{uid}");
     }
 }
 
@@ -159,7 +168,7 @@ fn every_folder_is_made_whatever_becomes_of_the_others() {
     let names = ["a/mbox", "file/mbox", "file/x/mbox", "b/c/mbox"].map(|name| dir.join(name));
     let mut config = config(&names.each_ref().map(|name| &**name));
     config.mail.spool_dir = dir.join("spool");
-    let findings = config.make_folders(&files());
+    let findings = found(&config, Config::make_folders);
     let found = shown(&findings.faults);
     assert!(findings.refused.is_empty() && found.len() == 2, "{found:?}");
     for (text, folder) in found.iter().zip(["/file", "/file/x"]) {
@@ -173,11 +182,18 @@ fn every_folder_is_made_whatever_becomes_of_the_others() {
 
 #[test]
 fn limits_that_are_too_low_are_told() {
-    assert!(limits(120, Some(1024), Some(65530)).is_empty());
-    assert!(limits(1_000_000, None, None).is_empty());
-    let warnings = limits(40_000, Some(4096), Some(65530));
-    assert!(warnings[0].contains("80356 open files") && warnings[0].contains("is 4096"));
-    assert!(warnings[1].contains("81000 memory mappings") && warnings[1].contains("is 65530"));
+    assert_eq!(too_low(80, "open files", Some(80), "it"), None);
+    assert_eq!(too_low(80, "open files", None, "it"), None);
+    let warning = too_low(80, "open files", Some(79), "it").unwrap();
+    assert!(warning.contains("80 open files") && warning.contains("it is 79"));
+    assert_eq!(limits(1).count(), 0);
+    // 100 million mappings are more than a default, whatever the files.
+    let warnings: Vec<_> = limits(50_000_000).collect();
+    let last = warnings.last().unwrap();
+    assert!(
+        last.contains(" 100001000 memory mappings, but vm.max_map_count is "),
+        "{last}"
+    );
 }
 
 #[test]
@@ -224,7 +240,7 @@ fn odd_mailboxes_and_open_relays_are_told() {
 fn no_users_and_root_are_told() {
     let mut config = config(&[]);
     let told = |config: &Config, what: &str| {
-        let warnings = config.check_as_user(&files()).warnings;
+        let warnings = found(config, Config::check_as_user).warnings;
         warnings.iter().any(|text| text.contains(what))
     };
     assert!(told(&config, "u names no users"));
