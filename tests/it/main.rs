@@ -36,7 +36,9 @@ mod store {
 
 /// Mail comes in: the whole daemon.
 mod receive {
+    mod budget; // what a client may do before it has brought a message
     mod limits; // clients, recipients and time are bounded
+    mod log; // what the log says of a session
     mod mail; // a message comes in and lies in the mbox
     mod transcripts; // every file of tests/transcripts over a socket
 }
