@@ -32,23 +32,19 @@ use std::time::{Duration, Instant};
 
 #[cfg(loom)]
 use model::sync;
-use sync::{Arc, Mutex, MutexGuard, elapsed, park_until, thread};
+use sync::{Arc, Mutex, MutexGuard, park_until, thread};
 
 /// What the model checker replaces.
 #[cfg(not(loom))]
 mod sync {
     pub(super) use std::sync::{Arc, Mutex, MutexGuard};
     pub(super) use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     /// Parks, until `until` at most; false if that moment has passed.
     pub(super) fn park_until(until: Instant) -> bool {
         thread::park_timeout(until.saturating_duration_since(Instant::now()));
         Instant::now() < until
-    }
-
-    pub(super) fn elapsed(begun: Instant) -> Duration {
-        begun.elapsed()
     }
 }
 
@@ -155,7 +151,7 @@ impl<I, O, F: Fn(Vec<I>) -> Vec<O>> Commit<I, O, F> {
         let mut outcomes = outcomes.into_iter().filter(|_| complete);
         let mut next = || outcomes.next().ok_or(Abandoned);
 
-        let slow = elapsed(begun) > self.max_wait;
+        let slow = begun.elapsed() > self.max_wait;
         self.hand_on(if slow { size } else { 0 });
         // The first is the leader's own item, with a ticket or without.
         let mine = next();

@@ -12,15 +12,10 @@ pub(crate) const PIECE: usize = 256 * 1024;
 /// Whole pages only, in octets: one that is written twice goes to the device twice.
 const PAGE: u64 = 4096;
 
-/// How far the writing of one file has begun; or it is somebody else's up to here.
-pub(crate) struct EarlyWriteback(u64);
+/// Up to where the writing of one file has begun, or the file is somebody else's.
+pub(crate) struct EarlyWriteback(pub(crate) u64);
 
 impl EarlyWriteback {
-    /// What is to be written begins at `at`.
-    pub(crate) fn new(at: u64) -> EarlyWriteback {
-        EarlyWriteback(at - at % PAGE)
-    }
-
     /// `file` is written up to `at`, and more is to come.
     pub(crate) fn reach(&mut self, file: &File, at: u64) {
         let end = at - at % PAGE;

@@ -345,7 +345,7 @@ fn write_message(file: &mut File, envelope: &[u8], entry: &NewEntry<'_>) -> io::
         return Ok(());
     }
     let mut at = write_all(file, 0, &mut { head })?;
-    let mut early = EarlyWriteback::new(0);
+    let mut early = EarlyWriteback(0);
     writeback::in_pieces(entry.body, |piece| {
         early.reach(file, at);
         at = write_all(file, at, &mut [IoSlice::new(piece)])?;

@@ -58,7 +58,7 @@ impl<'f> Append<'f> {
             pending,
             gap,
             sum: Sum::new(from),
-            early: EarlyWriteback::new(from),
+            early: EarlyWriteback(from),
         }
     }
 
@@ -78,16 +78,28 @@ impl<'f> Append<'f> {
         for copy in copies {
             let body: &Body = &copy.body;
             gather.push(&copy.heading)?;
-            match (body.as_bytes(), body.may_need_quoting()) {
-                (Some(bytes), false) => gather.push(bytes)?,
-                (Some(bytes), true) => {
-                    let mut quoter = Quoter::new();
-                    gather.push_quoted(&mut quoter, bytes)?;
-                    quoter.finish(|part| gather.push(part))?;
-                }
-                (None, _) => gather.push_file(body)?,
+            let mut quoter = body.may_need_quoting().then(Quoter::new);
+            let mut end = None;
+            if let Some(bytes) = body.as_bytes() {
+                gather.push_content(quoter.as_mut(), bytes)?;
+                end = bytes.last().copied();
+            } else {
+                gather.flush(false)?;
+                writeback::in_pieces(body, |piece| {
+                    let mut inner = Gather::new(gather.append, 1);
+                    inner.push_content(quoter.as_mut(), piece)?;
+                    end = piece.last().copied();
+                    inner.flush(false)
+                })?;
             }
-            gather.push(ending(body)?)?;
+            if let Some(quoter) = quoter {
+                quoter.finish(|part| gather.push(part))?;
+            }
+            // Empty content follows a heading, which ends in LF.
+            gather.push(match end {
+                None | Some(b'\n') => b"\n",
+                Some(_) => b"\n\n",
+            })?;
         }
         gather.flush(last)
     }
@@ -174,23 +186,11 @@ impl<'a, 'f, 'd> Gather<'a, 'f, 'd> {
         Ok(())
     }
 
-    fn push_quoted(&mut self, quoter: &mut Quoter, piece: &'d [u8]) -> io::Result<()> {
-        quoter.feed(piece, |part| self.push(part))
-    }
-
-    /// All of a body that lies in a file, at least its beginning.
-    fn push_file(&mut self, body: &Body) -> io::Result<()> {
-        self.flush(false)?;
-        let mut quoter = Quoter::new();
-        writeback::in_pieces(body, |piece| {
-            let mut inner = Gather::new(self.append, 1);
-            match body.may_need_quoting() {
-                true => inner.push_quoted(&mut quoter, piece)?,
-                false => inner.push(piece)?,
-            }
-            inner.flush(false)
-        })?;
-        quoter.finish(|part| self.push(part))
+    fn push_content(&mut self, quoter: Option<&mut Quoter>, piece: &'d [u8]) -> io::Result<()> {
+        match quoter {
+            Some(quoter) => quoter.feed(piece, |part| self.push(part)),
+            None => self.push(piece),
+        }
     }
 
     fn flush(&mut self, last: bool) -> io::Result<()> {
@@ -198,21 +198,4 @@ impl<'a, 'f, 'd> Gather<'a, 'f, 'd> {
         let mut parts = mem::take(&mut self.parts);
         self.append.write_parts(&mut parts, last)
     }
-}
-
-/// What ends a message whose content ends like this: an empty line. Empty content follows a
-/// heading, which ends in LF.
-fn ending(body: &Body) -> io::Result<&'static [u8]> {
-    let mut last = [b'\n'];
-    if let Some(at) = body.len().checked_sub(1) {
-        while let Err(error) = body.read_at(at, &mut last) {
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
-    }
-    Ok(match &last {
-        b"\n" => b"\n",
-        _ => b"\n\n",
-    })
 }

@@ -18,13 +18,14 @@
 //! entries.
 
 use crate::store::files::read_full;
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The file's name in SPOOL_DIR.
 pub(crate) const NAME: &str = "appending";
@@ -179,12 +180,8 @@ pub(crate) struct Journal {
     file: File,
     /// The id of this boot; empty if the system does not tell it: then nothing is ever proved.
     boot: String,
-    slots: Mutex<Slots>,
-}
-
-struct Slots {
-    free: Vec<u64>,
-    count: u64,
+    /// The slots in use.
+    taken: Mutex<BTreeSet<u64>>,
 }
 
 impl Journal {
@@ -197,40 +194,41 @@ impl Journal {
         options.read(true).write(true).create(true).mode(0o600);
         options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
         let file = options.truncate(false).open(spool.join(NAME))?;
-        let count = file.metadata()?.len().div_ceil(PAGE);
-        let free = Vec::new();
         let journal = Arc::new(Journal {
             file,
             boot: boot.trim().to_owned(),
-            slots: Mutex::new(Slots { free, count }),
+            taken: Mutex::default(),
         });
         let mut found = Vec::new();
         let mut text = vec![0; PAGE as usize];
-        for index in 0..count {
+        for index in 0.. {
             let len = read_full(&journal.file, index * PAGE, &mut text)?;
-            // One without an entry is free again when it is dropped here.
-            let slot = Slot {
-                journal: Arc::clone(&journal),
-                index,
-            };
+            if len == 0 {
+                break;
+            }
             if let Some(entry) = Entry::decode(&text[..len], &journal.boot) {
-                found.push((slot, entry));
+                journal.taken().insert(index);
+                let journal = Arc::clone(&journal);
+                found.push((Slot { journal, index }, entry));
             }
         }
         Ok((journal, found))
     }
 
-    /// A slot for one append; a cleared one if there is any.
+    /// A slot for one append: the first that is free.
     pub(crate) fn slot(self: &Arc<Journal>) -> Slot {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = slots.free.pop().unwrap_or_else(|| {
-            slots.count += 1;
-            slots.count - 1
-        });
+        let mut taken = self.taken();
+        let free = (0..).find(|index| !taken.contains(index));
+        let index = free.unwrap_or_default();
+        taken.insert(index);
         Slot {
             journal: Arc::clone(self),
             index,
         }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -255,7 +253,6 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut slots = (self.journal.slots.lock()).unwrap_or_else(PoisonError::into_inner);
-        slots.free.push(self.index);
+        self.journal.taken().remove(&self.index);
     }
 }
