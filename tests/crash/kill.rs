@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::agent::Agent;
 use crate::daemon::{Daemon, Folder, Setup};
 use crate::hop::Hop;
 use crate::ledger::{self, Ledger};
@@ -25,6 +26,8 @@ struct Field {
     ledger: Mutex<Ledger>,
     dice: Dice,
     twice: usize,
+    /// From the first load to the next audit.
+    agent: Option<Agent>,
 }
 
 impl Field {
@@ -35,6 +38,7 @@ impl Field {
             ledger: Mutex::default(),
             dice: Dice(seed | 1),
             twice: 0,
+            agent: None,
         }
     }
 
@@ -49,6 +53,12 @@ impl Field {
     /// Loads the daemon at `addr` while `watch` runs.
     fn load(&mut self, addr: SocketAddr, watch: impl FnOnce(&mut Dice)) {
         let stop = AtomicBool::new(false);
+        if self.agent.is_none() {
+            let mailboxes = ledger::mailboxes(self.folder.path());
+            let (_, _, number) = self.ledger.lock().unwrap().counts();
+            let dice = Dice(self.dice.below(u64::MAX) | 1);
+            self.agent = Some(Agent::start(mailboxes, number as u64, dice));
+        }
         let seeds: Vec<u64> = (0..CLIENTS).map(|_| self.dice.below(u64::MAX)).collect();
         thread::scope(|scope| {
             for seed in seeds {
@@ -60,13 +70,19 @@ impl Field {
         });
     }
 
-    /// Starts once more, stops in good order, and looks at everything.
+    /// Starts once more, stops in good order, and looks at everything. At times the other agent delivers before that.
     fn audit(&mut self, exactly_once: bool) {
+        if self.dice.below(3) == 0
+            && let Some(agent) = &self.agent
+        {
+            agent.wait_for_some();
+        }
         let daemon = self.setup().start();
         let cuts = daemon.matching("recovered mailbox=").len();
         let (status, log) = daemon.stop();
         assert!(status.success(), "{status}: {log:?}");
         let mut ledger = self.ledger.lock().unwrap();
+        ledger.agent_delivered(self.agent.take().map_or_else(Vec::new, Agent::stop));
         ledger.cuts += cuts;
         let copies = ledger.audit(self.folder.path(), &self.hop, exactly_once);
         self.twice = self.twice.max(copies);
@@ -115,11 +131,12 @@ impl Field {
 
     fn report(&self, what: &str) {
         let ledger = self.ledger.lock().unwrap();
-        let (sent, promised) = ledger.counts();
-        let (audits, cuts, twice) = (ledger.audits, ledger.cuts, self.twice);
+        let (sent, promised, agents) = ledger.counts();
+        let (audits, cuts, left, twice) = (ledger.audits, ledger.cuts, ledger.left, self.twice);
         println!(
-            "{what}: {sent} letters, {promised} promised, {audits} audits, none lost, none torn; {cuts} torn ends cut \
-             at the next start, {twice} forwarded twice by a kill"
+            "{what}: {sent} letters, {promised} promised, {agents} of another agent, {audits} audits, none lost, none \
+             torn; {cuts} torn ends cut at the next start, up to {left} at a time left before the other agent's mail, \
+             {twice} forwarded twice by a kill"
         );
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::agent::{self, Delivered};
 use crate::hop::Hop;
 use crate::letter;
 
@@ -11,7 +12,9 @@ use crate::letter;
 /// listens on, so that its literal is no local one.
 pub fn next_hop() -> Hop {
     Hop::digesting("127.0.0.3:0".parse().unwrap(), |data| {
-        match data.strip_suffix(b".\r\n") {
+        // A line that ends in a dot is not the end of the data.
+        let whole = data.strip_suffix(b".\r\n");
+        match whole.filter(|wire| wire.ends_with(b"\r\n")) {
             Some(wire) => letter::known_on_the_wire(str::from_utf8(wire).unwrap())
                 .expect("relayed whole")
                 .to_string()
@@ -75,8 +78,20 @@ pub struct Ledger {
     /// How often each was found, in a file that is no more or is there now.
     gone: HashMap<(&'static str, u64), usize>,
     spooled_once: HashSet<u64>,
+    /// What the other agent delivered.
+    of_agent: Vec<Delivered>,
     pub audits: usize,
     pub cuts: usize,
+    /// Torn ends that the other agent's mail has followed.
+    pub left: usize,
+}
+
+/// The mailboxes of a folder, by the path of their mail.
+pub fn mailboxes(folder: &Path) -> [(&'static str, PathBuf); 2] {
+    [
+        ("john@mail.example", folder.join("john/mbox")),
+        ("jack@mail.example", folder.join("jack")),
+    ]
 }
 
 impl Ledger {
@@ -89,9 +104,13 @@ impl Ledger {
         self.promised.insert(id);
     }
 
-    /// Sent, promised.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.aims.len(), self.promised.len())
+    /// Sent, promised, delivered by the other agent.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        (self.aims.len(), self.promised.len(), self.of_agent.len())
+    }
+
+    pub fn agent_delivered(&mut self, delivered: Vec<Delivered>) {
+        self.of_agent.extend(delivered);
     }
 
     /// Looks at everything; no daemon may run. `exactly_once`: nothing was ever killed.
@@ -99,21 +118,34 @@ impl Ledger {
     pub fn audit(&mut self, folder: &Path, hop: &Hop, exactly_once: bool) -> usize {
         self.audits += 1;
         let mut found = self.gone.clone();
-        let mailboxes = [
-            ("john@mail.example", folder.join("john/mbox")),
-            ("jack@mail.example", folder.join("jack")),
-        ];
+        let mut left = 0;
+        let mailboxes = mailboxes(folder);
         for (path, file) in &mailboxes {
             let mbox = fs::read(file).unwrap_or_default();
             let mbox = String::from_utf8(mbox).expect("text");
-            let ids = letter::letters(&mbox);
-            let ids = ids.unwrap_or_else(|why| panic!("{} is torn: {why}", file.display()));
+            let (parts, mut ids) = agent::apart(&mbox);
+            for (at, part) in parts.iter().enumerate() {
+                let (whole, rest, torn) = letter::leading_letters(part);
+                ids.extend(whole);
+                // A torn end stays if the other agent delivered before the next start.
+                if let Some(why) = torn {
+                    let followed = at + 1 < parts.len() && rest.starts_with("From load@");
+                    let torn = format!("{} is torn: {why}", file.display());
+                    assert!(followed && !exactly_once, "{torn}");
+                    left += 1;
+                }
+            }
             for id in ids {
                 *found.entry((path, id)).or_default() += 1;
             }
         }
         for id in taken(hop) {
             *found.entry(("hop@[127.0.0.3]", id)).or_default() += 1;
+        }
+        self.left = self.left.max(left);
+        for &(path, id) in &self.of_agent {
+            let times = found.get(&(path, id)).copied().unwrap_or_default();
+            assert_eq!(times, 1, "message {id} of the other agent for {path}");
         }
         let mut waiting = HashSet::new();
         for entry in fs::read_dir(folder.join("spool")).unwrap() {
@@ -161,7 +193,7 @@ impl Ledger {
     /// What was audited need not be read again and again.
     fn make_room(
         &mut self,
-        mailboxes: &[(&'static str, std::path::PathBuf)],
+        mailboxes: &[(&'static str, PathBuf)],
         found: &HashMap<(&'static str, u64), usize>,
     ) {
         for (path, file) in mailboxes {

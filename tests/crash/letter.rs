@@ -131,14 +131,23 @@ fn alone((id, rest): (u64, &str)) -> Result<u64, String> {
 
 /// The letters of an mbox, by an independent reading of the format. Whatever is not a whole letter is an error.
 pub fn letters(mbox: &str) -> Result<Vec<u64>, String> {
+    let (ids, _, torn) = leading_letters(mbox);
+    torn.map_or(Ok(ids), Err)
+}
+
+/// The letters that an mbox begins with, and what follows them, with the reason why it is no whole letter.
+pub fn leading_letters(mbox: &str) -> (Vec<u64>, &str, Option<String>) {
     let (mut ids, mut rest) = (Vec::new(), mbox);
     while !rest.is_empty() {
-        let letter = one(rest).map_err(|why| format!("message {}: {why}", ids.len()));
-        let (id, after) = letter?;
-        ids.push(id);
-        rest = after;
+        match one(rest) {
+            Ok((id, after)) => (ids.push(id), rest = after).0,
+            Err(why) => {
+                let why = format!("message {}: {why}", ids.len());
+                return (ids, rest, Some(why));
+            }
+        }
     }
-    Ok(ids)
+    (ids, rest, None)
 }
 
 /// The first message of an mbox, and what follows it.

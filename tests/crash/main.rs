@@ -11,6 +11,7 @@ mod daemon;
 #[path = "../common/hop.rs"]
 mod hop;
 
+mod agent;
 mod faults;
 mod kill;
 mod ledger;
