@@ -158,7 +158,13 @@ fn one(mbox: &str) -> Result<(u64, &str), String> {
         return Err("no From line first".to_owned());
     }
     let whole = |line: &&str| {
-        let known = ["Return-Path: <", "Received: from ", "\t", " "];
+        let known = [
+            "Return-Path: <",
+            "Delivered-To: <",
+            "Received: from ",
+            "\t",
+            " ",
+        ];
         known.iter().any(|start| line.starts_with(start)) && !line.contains("From ")
     };
     if let Some(line) = heading.find(|line| !whole(line)) {
