@@ -42,11 +42,13 @@ fn main() -> ExitCode {
     let Err(error) = done else {
         return ExitCode::SUCCESS;
     };
-    err(&format!("{error}\n"));
-    match error {
-        StartError::Config(_) => CONFIG.into(),
-        _ => REFUSED.into(),
-    }
+    let (status, who) = match error {
+        StartError::Config(_) => (CONFIG, ""),
+        StartError::Refused(_) | StartError::NoSpool(_) => (REFUSED, ""),
+        _ => (REFUSED, "smtpd788: "),
+    };
+    err(&format!("{who}{error}\n"));
+    status.into()
 }
 
 fn show(text: &str) -> Result<(), StartError> {

@@ -41,16 +41,16 @@ pub enum StartError {
     #[error("{}", one_a_line(.0))]
     Refused(Vec<ConfigError>),
     /// An address of LISTEN_ADDR cannot be listened on.
-    #[error("smtpd788: cannot listen on {0}: {1}")]
+    #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
     /// The spool cannot be used, or belongs to another daemon.
-    #[error("smtpd788: cannot use the spool: {0}")]
+    #[error("cannot use the spool: {0}")]
     Spool(#[from] SpoolError),
     /// There is no spool here to be listed.
     #[error("no spool at {path}", path = .0.display())]
     NoSpool(PathBuf),
     /// Anything else.
-    #[error("smtpd788: cannot {0}: {1}")]
+    #[error("cannot {0}: {1}")]
     System(&'static str, io::Error),
 }
 
@@ -176,7 +176,7 @@ fn listen(
     }
     match missing {
         Some(error) if listeners.is_empty() => return Err(error),
-        Some(error) => warn!("no IPv6 here: {error}"),
+        Some(error) => warn!("{error}: this host has no IPv6"),
         None => {}
     }
     Ok(listeners)

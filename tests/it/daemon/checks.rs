@@ -404,3 +404,42 @@ fn a_socket_that_does_not_listen_is_refused() {
         assert!(!text(&output.stdout).contains("listening on"));
     }
 }
+
+#[test]
+#[ignore = "needs strace (Debian package strace)"]
+fn a_host_without_ipv6_listens_on_the_rest() {
+    for error in ["socket:error=EAFNOSUPPORT", "bind:error=EADDRNOTAVAIL"] {
+        for (addrs, second, good) in [
+            ("0.0.0.0, ::", 2, true),
+            ("::, 127.0.0.1", 1, true),
+            ("::", 1, false),
+            ("0.0.0.0, ::1", 2, false),
+        ] {
+            let setup = Setup::with(&format!("LISTEN_ADDR = {addrs}\n"));
+            let inject = format!("inject={error}:when={second}");
+            let words = [
+                "strace",
+                "-D",
+                "-qqq",
+                "-o",
+                "/dev/null",
+                "-e",
+                &inject,
+                "--",
+            ];
+            let mut command = setup.command_after(&words);
+            if good {
+                let daemon = Daemon::run(command, std::sync::Arc::clone(&setup.folder));
+                assert_eq!(daemon.addrs().len(), 1);
+                assert!(daemon.addr().is_ipv4());
+                daemon.wait_for("WARN  cannot listen on [::]:0: ");
+                assert_eq!(daemon.stop().0.code(), Some(0));
+            } else {
+                let output = command.output().unwrap();
+                let said = text(&output.stderr);
+                assert_eq!(output.status.code(), Some(71), "{said}");
+                assert!(said.contains("smtpd788: cannot listen on [::"), "{said}");
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Starting, stopping, reloading; what the command line says and with which status it ends.
 
 use std::fs;
+use std::io::BufRead;
 use std::process::Output;
 use std::time::Duration;
 
@@ -66,6 +67,44 @@ fn a_second_sigterm_ends_it_at_once() {
     assert_eq!(daemon.wait().code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10));
     daemon.wait_for(" stopped");
+}
+
+#[test]
+fn a_stop_waits_for_the_log_but_not_for_a_reader_that_stalls() {
+    let setup = Setup::default().rust_log("trace");
+    let mut command = setup.command();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    command.stdout(writer.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    drop((command, writer));
+    let mut addr = None;
+    let mut lines = std::io::BufReader::new(&mut reader)
+        .lines()
+        .map_while(Result::ok);
+    while addr.is_none() {
+        let line = lines.next().expect("it listens");
+        addr = line
+            .split_once("listening on ")
+            .map(|(_, addr)| addr.parse().unwrap());
+    }
+    // More than a pipe takes.
+    let mut client = Client::connect(addr.unwrap());
+    client.expect("220");
+    let nonsense = format!("{}\r\n", "x".repeat(500));
+    for turn in 0..50 {
+        if turn > 0 {
+            client = Client::connect(addr.unwrap());
+            client.expect("220");
+        }
+        for _ in 0..19 {
+            client.command(nonsense.trim_end(), "500");
+        }
+    }
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    nix::sys::signal::kill(pid, SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let rest: Vec<_> = lines.collect();
+    assert!(rest.len() > 100 && !rest.iter().any(|line| line.ends_with(" stopped")));
 }
 
 #[test]
