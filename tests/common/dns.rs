@@ -49,12 +49,16 @@ struct Content {
 
 impl DnsServer {
     pub fn start() -> DnsServer {
+        DnsServer::start_at("127.0.0.1:0")
+    }
+
+    pub fn start_at(addr: &str) -> DnsServer {
         let zones = Zones::default();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let (udp, tcp) = runtime.block_on(bind());
+        let (udp, tcp) = runtime.block_on(bind(addr));
         let addr = udp.local_addr().unwrap();
         let mut server = {
             let _context = runtime.enter();
@@ -160,10 +164,10 @@ impl Drop for DnsServer {
     }
 }
 
-/// The same free port for both.
-async fn bind() -> (tokio::net::UdpSocket, tokio::net::TcpListener) {
+/// The same port for both.
+async fn bind(addr: &str) -> (tokio::net::UdpSocket, tokio::net::TcpListener) {
     loop {
-        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = tokio::net::TcpListener::bind(addr).await.unwrap();
         if let Ok(udp) = tokio::net::UdpSocket::bind(tcp.local_addr().unwrap()).await {
             return (udp, tcp);
         }
