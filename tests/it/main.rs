@@ -73,7 +73,9 @@ mod daemon {
     mod checks; // what -t, a start and a reload find before any mail comes
     mod config_files; // the files that are shipped, pySMTPD's, and bad ones
     mod lifecycle; // start, stop, reload, command line
+    mod neighbours; // links, locks and files of others in a mailbox's way
     mod service; // units, handed-over sockets, giving up root
+    mod spool_folder; // SPOOL_DIR: whose it is, and when it goes away or is full
 }
 
 /// The library as others use it.

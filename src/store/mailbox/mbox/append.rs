@@ -28,10 +28,16 @@ pub(crate) struct PendingAppend {
 }
 
 impl PendingAppend {
-    fn record(&self) -> io::Result<()> {
-        self.slot
-            .as_ref()
-            .map_or(Ok(()), |slot| slot.write(&self.entry))
+    /// Where the journal takes no entry (the disk of SPOOL_DIR is full, say, and this mailbox is on another), the
+    /// append goes on without: its torn end, should the process be killed now, is not cut but ended.
+    fn record(&mut self) {
+        if let Some(slot) = &self.slot
+            && let Err(error) = slot.write(&self.entry)
+        {
+            let _ = slot.clear();
+            slot.report(&error);
+            self.slot = None;
+        }
     }
 }
 
@@ -105,10 +111,10 @@ impl<'f> Append<'f> {
     }
 
     /// Says in the journal that what is there is whole, if the last [`write`](Append::write) could not.
-    pub(crate) fn whole(&mut self) -> io::Result<()> {
+    pub(crate) fn whole(&mut self) {
         self.pending.entry.ends = vec![self.sum.end()];
         self.pending.entry.whole = true;
-        self.pending.record()
+        self.pending.record();
     }
 
     /// Cuts back to `mark`. False: another program has written to the file meanwhile, and nothing is cut.
@@ -134,7 +140,7 @@ impl<'f> Append<'f> {
             let mut done = self.sum.clone();
             self.pending.entry.ends = done.advance(parts, usize::MAX);
             self.pending.entry.whole = last;
-            self.pending.record()?;
+            self.pending.record();
             let mut file = self.file;
             let written = match file.write_vectored(parts) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

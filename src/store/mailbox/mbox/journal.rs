@@ -18,6 +18,7 @@
 //! entries.
 
 use crate::store::files::read_full;
+use nix::fcntl::{FallocateFlags, fallocate};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hasher};
@@ -25,10 +26,13 @@ use std::io::{self, IoSlice, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The file's name in SPOOL_DIR.
 pub(crate) const NAME: &str = "appending";
+/// Slots that have room on the disk from the start.
+const PREPARED: u64 = 16;
 /// The smallest page there is, so no slot lies on two, and every larger page ends where one of these does.
 const PAGE: u64 = 4096;
 
@@ -182,6 +186,8 @@ pub(crate) struct Journal {
     boot: String,
     /// The slots in use.
     taken: Mutex<BTreeSet<u64>>,
+    path: PathBuf,
+    reported: AtomicBool,
 }
 
 impl Journal {
@@ -194,10 +200,15 @@ impl Journal {
         options.read(true).write(true).create(true).mode(0o600);
         options.custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK);
         let file = options.truncate(false).open(spool.join(NAME))?;
+        // So that the first slots can be written even when the disk is full; where it can't be done, they may fail.
+        let ahead = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let _ = fallocate(&file, ahead, 0, (PREPARED * PAGE).cast_signed());
         let journal = Arc::new(Journal {
             file,
             boot: boot.trim().to_owned(),
             taken: Mutex::default(),
+            path: spool.join(NAME),
+            reported: AtomicBool::new(false),
         });
         let mut found = Vec::new();
         let mut text = vec![0; PAGE as usize];
@@ -243,6 +254,14 @@ impl Slot {
     pub(crate) fn write(&self, entry: &Entry) -> io::Result<()> {
         let text = entry.encode(&self.journal.boot)?;
         self.journal.file.write_all_at(&text, self.index * PAGE)
+    }
+
+    /// Says once that an entry could not be written.
+    pub(crate) fn report(&self, error: &io::Error) {
+        if !self.journal.reported.swap(true, Ordering::Relaxed) {
+            let path = self.journal.path.display();
+            log::error!("cannot write {path}, mailboxes are written without: {error}");
+        }
     }
 
     /// The append is finished, or undone.

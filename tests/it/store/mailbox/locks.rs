@@ -31,6 +31,10 @@ fn the_lock_of_another_is_waited_for_and_then_the_mailbox_is_busy() {
         mailboxes.deliver(&place.mbox, copy("no\n")),
         Err(MailboxError::Busy)
     ));
+    // Whoever comes after that has one quick look; after a delivery it is worth waiting again.
+    set(libc::F_UNLCK);
+    mailboxes.deliver(&place.mbox, copy("free\n")).unwrap();
+    set(libc::F_WRLCK);
     mailboxes.set_patience(Duration::from_secs(60));
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| mailboxes.deliver(&place.mbox, copy("2\n")));
@@ -50,7 +54,7 @@ fn the_lock_of_another_is_waited_for_and_then_the_mailbox_is_busy() {
     live.kill().unwrap();
     live.wait().unwrap();
     mailboxes.deliver(&place.mbox, copy("3\n")).unwrap();
-    assert_eq!(place.content(), expected(&["1\n", "2\n", "3\n"]));
+    assert_eq!(place.content(), expected(&["1\n", "free\n", "2\n", "3\n"]));
 }
 
 /// Each who waits is a client's thread: they must not gather where one mailbox is locked for long.
