@@ -7,7 +7,7 @@
 //! because the answer to mail data comes after its end.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::mem;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -17,15 +17,13 @@ use memchr::memchr;
 use memchr::memmem::Finder;
 
 use crate::message::Id;
+use crate::message::region::{Region, SPILL, digest};
 
 /// Octets of one message held in memory; with its read buffer a client stays far below 1 MiB.
-pub const MEMORY_LIMIT: usize = 512 * 1024;
+pub const MEMORY_LIMIT: usize = 2 * SPILL;
 
 /// Octets in a line of a header, which has its colon among them (RFC 5322 2.1.1).
 const HEADER_LINE: usize = 998;
-
-/// How much leaves memory at a time when that is full, in octets.
-const SPILL: usize = MEMORY_LIMIT / 2;
 
 /// The buffer of a message, in octets: at first, which most fit in, and before it grows to all that it may have at once.
 const BUFFER: usize = 4 * 1024;
@@ -39,13 +37,6 @@ pub struct Body {
     region: Option<Region>,
     rest: Vec<u8>,
     may_need_quoting: bool,
-}
-
-#[derive(Debug)]
-struct Region {
-    file: File,
-    offset: u64,
-    len: u64,
 }
 
 impl Body {
@@ -62,7 +53,12 @@ impl Body {
     /// `len` octets at `offset` of `file`, which must be readable and keep its content.
     pub fn from_file(file: File, offset: u64, len: u64) -> Body {
         Body {
-            region: Some(Region { file, offset, len }),
+            region: Some(Region {
+                file,
+                offset,
+                len,
+                digests: Vec::new(),
+            }),
             rest: Vec::new(),
             may_need_quoting: true,
         }
@@ -140,22 +136,54 @@ impl Body {
         Ok(n)
     }
 
-    /// A reader of the whole content.
-    pub fn reader(&self) -> impl Read + '_ {
-        BodyReader { body: self, at: 0 }
+    /// A reader of the whole content, piece by piece. It fails rather than give anything that was not received: a
+    /// device may refuse what waits in a file.
+    pub fn reader(&self) -> impl BufRead + '_ {
+        BodyReader {
+            body: self,
+            at: 0,
+            piece: Vec::new(),
+            start: 0,
+        }
     }
 }
 
 struct BodyReader<'a> {
     body: &'a Body,
     at: u64,
+    /// The piece of the file that was read last, and where it begins.
+    piece: Vec<u8>,
+    start: u64,
+}
+
+impl BufRead for BodyReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let region = self.body.region.as_ref();
+        if let Some(region) = region.filter(|region| self.at < region.len) {
+            let start = self.at - self.at % SPILL as u64;
+            if self.piece.is_empty() || self.start != start {
+                self.start = start;
+                if let Err(error) = region.read_piece(start, &mut self.piece) {
+                    self.piece.clear();
+                    return Err(error);
+                }
+            }
+            return Ok(&self.piece[(self.at - start) as usize..]);
+        }
+        let in_file = region.map_or(0, |region| region.len);
+        Ok(&self.body.rest[(self.at - in_file) as usize..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at += amount as u64;
+    }
 }
 
 impl Read for BodyReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.body.read_at(self.at, buf)?;
-        self.at += n as u64;
-        Ok(n)
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 
@@ -163,7 +191,8 @@ impl Read for BodyReader<'_> {
 #[derive(Debug)]
 pub struct BodyWriter {
     buffer: Vec<u8>,
-    spilled: Option<(File, u64)>,
+    /// The file of what has left memory, and the digest of each piece there.
+    spilled: Option<(File, Vec<u64>)>,
     spill_dir: PathBuf,
     failed: Option<io::Error>,
     may_need_quoting: bool,
@@ -239,11 +268,12 @@ impl BodyWriter {
         let rest = Body::from_bytes(self.buffer);
         Ok(match self.spilled {
             None => rest,
-            Some((file, len)) => Body {
+            Some((file, digests)) => Body {
                 region: Some(Region {
                     file,
                     offset: 0,
-                    len,
+                    len: (digests.len() * SPILL) as u64,
+                    digests,
                 }),
                 may_need_quoting: self.may_need_quoting || rest.may_need_quoting,
                 ..rest
@@ -253,15 +283,15 @@ impl BodyWriter {
 
     /// Moves the beginning of a full buffer to the file.
     fn spill(&mut self) -> io::Result<()> {
-        let (file, len) = match &mut self.spilled {
+        let (file, digests) = match &mut self.spilled {
             Some(spilled) => spilled,
-            none => none.insert((unnamed_file(&self.spill_dir)?, 0)),
+            none => none.insert((unnamed_file(&self.spill_dir)?, Vec::new())),
         };
         // One that begins at the very end of what leaves is whole here.
         let seen = (SPILL + FROM.len() - 1).min(self.buffer.len());
         self.may_need_quoting |= has_from(&self.buffer[..seen]);
         file.write_all(&self.buffer[..SPILL])?;
-        *len += SPILL as u64;
+        digests.push(digest(&self.buffer[..SPILL]));
         self.buffer.drain(..SPILL);
         Ok(())
     }

@@ -112,3 +112,17 @@ fn a_failed_write_is_told_at_the_end() {
     assert_eq!(writer.buffer.capacity(), 0, "nothing is kept for nothing");
     assert_eq!(writer.finish().unwrap_err().kind(), io::ErrorKind::NotFound);
 }
+
+#[test]
+fn what_the_device_forgot_is_never_read_as_content() {
+    let content: Vec<u8> = (0..MEMORY_LIMIT * 3 + 7).map(|i| (i % 251) as u8).collect();
+    for (at, len) in [(0, 1), (SPILL - 1, 1), (SPILL, 4096), (4 * SPILL, SPILL)] {
+        let body = written(&content, 65_536);
+        let (file, _, in_file) = body.in_file().unwrap();
+        assert_eq!(in_file as usize, 5 * SPILL);
+        file.write_all_at(&vec![0xff; len], at as u64).unwrap();
+        let mut got = Vec::new();
+        body.reader().read_to_end(&mut got).unwrap_err();
+        assert!(got == content[..at - at % SPILL], "{len} octets at {at}");
+    }
+}

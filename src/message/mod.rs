@@ -4,6 +4,7 @@ pub(crate) mod body;
 pub(crate) mod date;
 pub(crate) mod escape;
 mod id;
+mod region;
 mod trace;
 
 use std::net::IpAddr;

@@ -5,7 +5,7 @@
 use crate::message::Body;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead};
 
 /// How much is begun at a time, in octets. Less costs a device more requests, more leaves it idle at first.
 pub(crate) const PIECE: usize = 256 * 1024;
@@ -32,26 +32,22 @@ impl EarlyWriteback {
     }
 }
 
-/// Reads `body` through a buffer of one piece, and has each handed on by `write`.
+/// Hands `body` to `write`, piece by piece.
 ///
 /// # Errors
-/// The first of a read or of `write`; the content may end early.
+/// The first of a read or of `write`.
 pub(crate) fn in_pieces(
     body: &Body,
     mut write: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut piece = vec![0; PIECE];
-    let mut done = 0;
-    while done < body.len() {
-        match body.read_at(done, &mut piece) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(len) => {
-                write(&piece[..len])?;
-                done += len as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    let mut reader = body.reader();
+    loop {
+        let piece = reader.fill_buf()?;
+        if piece.is_empty() {
+            return Ok(());
         }
+        write(piece)?;
+        let len = piece.len();
+        reader.consume(len);
     }
-    Ok(())
 }
