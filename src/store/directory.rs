@@ -74,7 +74,7 @@ pub(crate) fn kind(status: &FileStat) -> SFlag {
 }
 
 impl Directory {
-    /// Opens a directory that is there.
+    /// Opens a directory that is there. A walk costs some 1 µs a component, beside the sync of a delivery.
     ///
     /// # Errors
     /// The system's; `PermissionDenied` with a text for one of the two rules.

@@ -233,3 +233,32 @@ fn folders_for_run_as_are_made_through_no_link_of_others() {
     daemon.greeted().mail("a@b", "john@mail.example", "x\r\n");
     wait_until("it is there", || count(&daemon, "home/a/b/inbox") == 1);
 }
+
+/// What cannot be read cannot be synced, and without a sync there is no 250.
+#[test]
+fn a_folder_that_may_be_written_but_not_read_gets_no_mail() {
+    if !is_root() {
+        return; // cannot become somebody else
+    }
+    let nobody = User::from_name("nobody").unwrap().unwrap();
+    let setup = Setup::with("RUN_AS = nobody\n").users("john:{dir}/blind/john\nann:{dir}/ann/\n");
+    let dir = setup.folder.path().to_owned();
+    fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+    let blind = dir.join("blind");
+    fs::create_dir(&blind).unwrap();
+    chown(&blind, Some(nobody.uid.as_raw()), None).unwrap();
+    fs::set_permissions(&blind, Permissions::from_mode(0o300)).unwrap();
+    let daemon = setup.start();
+    daemon.wait_for("may write but not read");
+    let mut client = daemon.greeted();
+    client.mail("a@b", "john@mail.example", "x\r\n");
+    let said = daemon.wait_for("deferred id=");
+    assert!(said.contains("may be written but not read"), "{said}");
+    assert_eq!(count(&daemon, "blind/john"), 0);
+    client.mail("a@b", "ann@mail.example", "x\r\n");
+    assert_eq!(count(&daemon, "ann/mbox"), 1);
+    fs::set_permissions(&blind, Permissions::from_mode(0o700)).unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    daemon.wait_for_count("delivered id=", 2);
+    assert_eq!(count(&daemon, "blind/john"), 1);
+}
