@@ -254,6 +254,7 @@ fn what_peers_say_cannot_forge_a_log_line() {
     ];
     for field in fields {
         let mut client = daemon.connect();
+        client.send("HELO c\r\nMAIL FROM:<john@mail.example>\r\n");
         for end in [
             "\r", "\x0b", "\x1b[2K", "\0", "\u{85}", "\u{2028}", "\\n", "\t", "",
         ] {

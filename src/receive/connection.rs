@@ -34,8 +34,6 @@ const MIN_RATE: u64 = 500;
 const PATIENCE: u32 = 4;
 /// `.` CR LF, the most that ends mail data without being part of it, in octets.
 const END_OF_DATA: u64 = 3;
-/// After the last reply, how long the client may take to see it.
-const LINGER: Duration = Duration::from_secs(2);
 /// Refusals of one session that have a line of their own in the log.
 const LOGGED: usize = 20;
 
@@ -100,14 +98,13 @@ impl<'a, H: Handler> Connection<'a, H> {
             Err(end) => end,
         };
         self.transaction = None;
-        let polite = self.permit.leave();
+        let linger = self.permit.leave();
         let reason = match end {
             End::Say(reply) => {
                 self.log_reply(&reply);
-                let linger = if polite { LINGER } else { Duration::ZERO };
                 // A client that did not take what was said before has had its time.
                 let wait = match reply.why() {
-                    Some(closing::TIMEOUT) => LINGER,
+                    Some(closing::TIMEOUT) => linger,
                     _ => self.settings.timeout(),
                 };
                 if self.wire.reply(&reply, wait).is_ok() {

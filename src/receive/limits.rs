@@ -7,19 +7,20 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::receive::handler::Settings;
 
 /// Clients that may be closing at once. One more counts until it is gone, and is not waited for.
 const MAX_CLOSING: usize = 1000;
+/// After the last reply, how long the client may take to see it.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Everyone who is connected.
 #[derive(Debug, Default)]
 pub struct Clients {
     all: Mutex<All>,
-    gone: Condvar,
     stopping: AtomicBool,
 }
 
@@ -48,6 +49,8 @@ pub enum LimitReached {
     Host,
     /// The server is stopping.
     Stopping,
+    /// No thread can be started for the next one.
+    Threads,
 }
 
 /// The right of one client to be served; given back when dropped.
@@ -112,15 +115,16 @@ impl Clients {
         })
     }
 
-    /// Counts a client as closing: one that is not served, until it has been told so. `None`: there is no time for it.
-    pub fn refuse(&self) -> Option<Closing<'_>> {
+    /// Counts a client that is not served as closing, until it has been told so.
+    pub fn refuse(&self) -> Closing<'_> {
         self.closing(&mut self.all())
     }
 
-    fn closing(&self, all: &mut All) -> Option<Closing<'_>> {
-        let room = all.closing < MAX_CLOSING;
-        all.closing += usize::from(room);
-        room.then(|| Closing(self)) // not `then_some`: a `Closing` that is dropped takes the lock
+    fn closing(&self, all: &mut All) -> Closing<'_> {
+        let counted = all.closing < MAX_CLOSING;
+        all.closing += usize::from(counted);
+        let clients = self;
+        Closing { clients, counted }
     }
 
     /// From now on no client is served any more, and those who wait for a command see the end of their input.
@@ -134,25 +138,10 @@ impl Clients {
         }
     }
 
-    /// Waits until every client is gone, for `grace` at most; returns how many are left.
-    pub fn wait_until_gone(&self, grace: Duration) -> usize {
-        let deadline = Instant::now() + grace;
-        let mut all = self.all();
-        while all.served.len() + all.closing > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let wait = self.gone.wait_timeout(all, left);
-            all = wait.unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// How many are served or closing.
+    pub fn count(&self) -> usize {
+        let all = self.all();
         all.served.len() + all.closing
-    }
-
-    fn notify(&self) {
-        if self.is_stopping() {
-            self.gone.notify_all();
-        }
     }
 }
 
@@ -188,16 +177,16 @@ impl Permit<'_> {
         self.client.waiting.store(false, SeqCst);
     }
 
-    /// The last reply is on its way: the client no longer counts against the limits. Returns whether to wait for the
-    /// client to take the reply; if not, too many are waited for, and this one still counts.
-    pub fn leave(&mut self) -> bool {
+    /// The last reply is on its way: the client no longer counts against the limits. Returns how long to wait for the
+    /// client to take the reply; no time if too many are waited for, and then this one still counts.
+    pub fn leave(&mut self) -> Duration {
         let clients = self.clients;
         let mut all = clients.all();
-        self.closing = clients.closing(&mut all);
-        if self.closing.is_some() {
+        let closing = clients.closing(&mut all);
+        if closing.counted {
             self.give_back(&mut all);
         }
-        self.closing.is_some()
+        self.closing.insert(closing).linger()
     }
 
     fn give_back(&mut self, all: &mut All) {
@@ -217,18 +206,27 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let clients = self.clients;
         self.give_back(&mut clients.all());
-        clients.notify();
     }
 }
 
-/// A client that has had its last reply, or is being told that it is not served; counted until dropped.
+/// A client that has had its last reply, or is being told that it is not served; counted until dropped, if there was
+/// room.
 #[derive(Debug)]
-pub struct Closing<'a>(&'a Clients);
+pub struct Closing<'a> {
+    clients: &'a Clients,
+    counted: bool,
+}
+
+impl Closing<'_> {
+    /// How long to wait for the client to take its last reply.
+    pub fn linger(&self) -> Duration {
+        LINGER * u32::from(self.counted)
+    }
+}
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.all().closing -= 1;
-        self.0.notify();
+        self.clients.all().closing -= usize::from(self.counted);
     }
 }
 
@@ -289,15 +287,16 @@ mod tests {
         let settings = Settings::default();
         let peer = IpAddr::from([192, 0, 2, 1]);
         let mut permit = clients.enter(stream, peer, &settings).unwrap();
-        let closing: Vec<_> = std::iter::from_fn(|| clients.refuse()).collect();
-        assert_eq!(closing.len(), MAX_CLOSING);
-        assert!(!permit.leave());
+        let closing: Vec<_> = (0..MAX_CLOSING).map(|_| clients.refuse()).collect();
+        assert!(closing.iter().all(|closing| closing.linger() == LINGER));
+        assert_eq!(clients.refuse().linger(), Duration::ZERO);
+        assert_eq!(permit.leave(), Duration::ZERO);
         assert_eq!(clients.all().served.len(), 1);
-        drop(closing);
-        assert!(permit.leave());
+        drop((permit.closing.take(), closing));
+        assert_eq!(permit.leave(), LINGER);
         assert!(clients.all().served.is_empty());
         assert_eq!(clients.all().closing, 1);
         drop(permit);
-        assert_eq!(clients.wait_until_gone(Duration::ZERO), 0);
+        assert_eq!(clients.count(), 0);
     }
 }

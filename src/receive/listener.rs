@@ -10,7 +10,7 @@
 //! that is not of one client, the thread pauses, 5 ms doubling to 1 s, and the log says so once a burst. When no thread
 //! can be started, the client is told `421`.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -53,8 +53,6 @@ const WAKE: Duration = Duration::from_secs(2);
 const WAKE_ONE: Duration = Duration::from_millis(500);
 /// How long threads may take to end once their clients are gone.
 const LAST: Duration = Duration::from_secs(3);
-/// How long a client that is not served may take to read why.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Opens a listener. Clients inherit `timeout` for their reads and writes.
 ///
@@ -220,7 +218,10 @@ impl Listeners {
     /// left. (A thread whose listener cannot be called from here is not waited for as long.)
     pub fn wait(&self, grace: Duration) -> usize {
         let deadline = Instant::now() + grace;
-        let left = self.clients.wait_until_gone(grace);
+        // A client's thread ends after it, and says so.
+        let served = |_: &mut usize| self.clients.count() > 0;
+        drop(self.ended.wait_timeout_while(self.threads(), grace, served));
+        let left = self.clients.count();
         if left == 0 {
             let grace = deadline.saturating_duration_since(Instant::now()).min(LAST);
             let some = |threads: &mut usize| *threads > 0;
@@ -229,11 +230,21 @@ impl Listeners {
         left
     }
 
-    /// Notes a failure; true if it is the first of a burst and worth a warning.
-    fn fails_anew(&self) -> bool {
+    /// Warns that `what` failed, if it is the first failure of a burst.
+    fn warn(&self, what: &str, error: &io::Error) {
         let mut last = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        last.replace(Instant::now())
-            .is_none_or(|last| last.elapsed() > QUIET)
+        let last = last.replace(Instant::now());
+        if last.is_none_or(|last| last.elapsed() > QUIET) {
+            warn!("cannot {what}: {error}");
+        }
+    }
+
+    /// Says why to a client that is not served, and closes.
+    fn refuse(&self, stream: &TcpStream, reply: &Reply, linger: Duration) {
+        let mut wire = Wire::new(stream, self.timeout, &self.contention);
+        if wire.reply(reply, PAUSE_MAX).is_ok() {
+            wire.close(PAUSE_MAX, linger);
+        }
     }
 }
 
@@ -307,7 +318,7 @@ fn take_clients<H: Handler>(
             if let Ok((stream, _)) = accepted {
                 // It may be what woke this thread: no line in the log.
                 let reply = unavailable(&handler.settings(), closing::STOPPING);
-                refuse(&stream, &reply, Duration::ZERO);
+                listeners.refuse(&stream, &reply, Duration::ZERO);
             }
             return;
         }
@@ -315,10 +326,7 @@ fn take_clients<H: Handler>(
             Ok(client) => client,
             Err(error) => {
                 if !is_of_one_client(&error) {
-                    if listeners.fails_anew() {
-                        let addr = listener.addr;
-                        warn!("cannot accept clients on {addr}: {error}; waiting");
-                    }
+                    listeners.warn(&format!("accept clients on {}", listener.addr), &error);
                     thread::sleep(pause);
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -328,11 +336,11 @@ fn take_clients<H: Handler>(
         pause = PAUSE_MIN;
         // It is not kept open for as long as this client stays.
         drop(socket);
-        let failed = match listeners.leave(listener) {
-            1 => start_thread(listeners, handler, number).err(),
-            _ => None,
-        };
-        let enough = if failed.is_some() {
+        let failed = listeners.leave(listener) == 1
+            && start_thread(listeners, handler, number)
+                .inspect_err(|error| listeners.warn("start a thread for a client", error))
+                .is_err();
+        let enough = if failed {
             usize::MAX
         } else {
             files_to_keep(MAX_IDLE).max(1)
@@ -355,13 +363,17 @@ fn take_clients<H: Handler>(
 /// Whether an accept failed only for a client that went away before, or because the wait had its time: the next may be
 /// tried at once. (accept(2) hands on what the network reports of one connection.) All else may come again for ever.
 fn is_of_one_client(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        ConnectionAborted, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable, TimedOut,
-        WouldBlock,
-    };
-    let kinds = [ConnectionAborted, HostUnreachable, Interrupted, NetworkDown];
-    kinds.contains(&error.kind())
-        || [NetworkUnreachable, TimedOut, WouldBlock].contains(&error.kind())
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::HostUnreachable
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::Interrupted
+            | Kind::TimedOut
+            | Kind::WouldBlock
+    )
 }
 
 /// The two ends of a connection; only a listener on a wildcard address does not know its own.
@@ -379,54 +391,37 @@ fn serve<H: Handler>(
     handler: &H,
     stream: TcpStream,
     client: Client,
-    failed: Option<io::Error>,
+    failed: bool,
 ) {
     let (clients, settings, peer) = (&listeners.clients, handler.settings(), client.peer);
-    if let Some(error) = failed {
-        if listeners.fails_anew() {
-            warn!("cannot start a thread for a client: {error}");
-        }
-        let reply = unavailable(&settings, closing::FULL);
-        info!("rejected client={peer} answer={reply}");
-        return refuse(&stream, &reply, Duration::ZERO);
-    }
-    match clients.enter(stream, peer.ip(), &settings) {
+    let permit = match failed {
+        true => Err((stream, LimitReached::Threads)),
+        false => clients.enter(stream, peer.ip(), &settings),
+    };
+    let (stream, limit) = match permit {
         Ok(permit) => {
             let served = permit.client();
             let wire = Wire::new(&served.stream, listeners.timeout, &listeners.contention);
-            Connection::new(handler, settings, client, permit, wire).run();
+            return Connection::new(handler, settings, client, permit, wire).run();
         }
-        Err((stream, limit)) => {
-            let (why, limit) = match limit {
-                LimitReached::Stopping => (closing::STOPPING, ""),
-                LimitReached::All => (closing::FULL, " limit=MAX_CLIENTS"),
-                LimitReached::Host => (closing::FULL, " limit=MAX_CLIENTS_PER_HOST"),
-            };
-            let reply = unavailable(&settings, why);
-            info!("rejected client={peer}{limit} answer={reply}");
-            let closing = clients.refuse();
-            let linger = if closing.is_some() {
-                LINGER
-            } else {
-                Duration::ZERO
-            };
-            refuse(&stream, &reply, linger);
-        }
-    }
+        Err(refused) => refused,
+    };
+    let closing = clients.refuse();
+    let (why, limit, linger) = match limit {
+        LimitReached::All => (closing::FULL, " limit=MAX_CLIENTS", closing.linger()),
+        LimitReached::Host => (
+            closing::FULL,
+            " limit=MAX_CLIENTS_PER_HOST",
+            closing.linger(),
+        ),
+        LimitReached::Threads => (closing::FULL, " limit=threads", Duration::ZERO),
+        LimitReached::Stopping => (closing::STOPPING, "", Duration::ZERO),
+    };
+    let reply = unavailable(&settings, why);
+    info!("rejected client={peer}{limit} answer={reply}");
+    listeners.refuse(&stream, &reply, linger);
 }
 
 fn unavailable(settings: &Settings, why: &'static str) -> Reply {
     Reply::unavailable(&settings.hostname, why)
-}
-
-/// Says why and closes.
-fn refuse(stream: &TcpStream, reply: &Reply, linger: Duration) {
-    let mut line = Vec::new();
-    reply.write(&mut line);
-    let sent = stream
-        .set_write_timeout(Some(PAUSE_MAX))
-        .and_then(|()| (&*stream).write_all(&line));
-    if sent.is_ok() {
-        Wire::new(stream, PAUSE_MAX, &Arc::default()).close(PAUSE_MAX, linger);
-    }
 }

@@ -19,14 +19,14 @@ use memchr::{memchr, memchr2};
 #[derive(Debug)]
 pub struct DataReader {
     end: LineEnd,
-    place: Place,
+    position: Position,
     bad: bool,
     ending: usize,
 }
 
 /// Where the next octet stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     /// First in a line.
     LineStart,
     /// After a line's leading dot.
@@ -55,7 +55,7 @@ impl DataReader {
     pub fn new(end: LineEnd) -> Self {
         DataReader {
             end,
-            place: Place::LineStart,
+            position: Position::LineStart,
             bad: false,
             ending: 0,
         }
@@ -67,36 +67,36 @@ impl DataReader {
         // input[from..at] is content that has been read and not yet handed on.
         let (mut from, mut at) = (0, 0);
         while let Some(&octet) = input.get(at) {
-            match (self.place, octet) {
-                (Place::Done, _) => break,
-                (Place::Dot | Place::DotCr, b'\n') if self.ends_here() => {
-                    self.ending = if self.place == Place::Dot { 2 } else { 3 };
-                    self.place = Place::Done;
+            match (self.position, octet) {
+                (Position::Done, _) => break,
+                (Position::Dot | Position::DotCr, b'\n') if self.ends_here() => {
+                    self.ending = if self.position == Position::Dot { 2 } else { 3 };
+                    self.position = Position::Done;
                     at += 1;
                     from = at;
                     break;
                 }
-                (Place::LineStart, b'.') => {
+                (Position::LineStart, b'.') => {
                     self.hand_on(&input[from..at], out);
-                    self.place = Place::Dot;
+                    self.position = Position::Dot;
                     at += 1;
                     from = at;
                 }
-                (Place::Dot, b'\r') => {
-                    self.place = Place::DotCr;
+                (Position::Dot, b'\r') => {
+                    self.position = Position::DotCr;
                     at += 1;
                     from = at;
                 }
-                (Place::Cr, b'\n') => {
-                    self.place = Place::LineStart;
+                (Position::Cr, b'\n') => {
+                    self.position = Position::LineStart;
                     at += 1;
                 }
-                (Place::DotCr | Place::Cr, _) => {
+                (Position::DotCr | Position::Cr, _) => {
                     self.bad = true;
-                    self.place = Place::Inside;
+                    self.position = Position::Inside;
                 }
-                (Place::LineStart | Place::Dot | Place::Inside, _) => {
-                    self.place = Place::Inside;
+                (Position::LineStart | Position::Dot | Position::Inside, _) => {
+                    self.position = Position::Inside;
                     let Some(found) = memchr2(b'\r', b'\n', &input[at..]) else {
                         at = input.len();
                         break;
@@ -105,9 +105,9 @@ impl DataReader {
                     if input[at] == b'\r' {
                         self.hand_on(&input[from..at], out);
                         from = at + 1; // the LF, if one follows, is content
-                        self.place = Place::Cr;
+                        self.position = Position::Cr;
                     } else if self.end == LineEnd::Lf {
-                        self.place = Place::LineStart;
+                        self.position = Position::LineStart;
                     } else {
                         self.bad = true;
                     }
@@ -118,7 +118,7 @@ impl DataReader {
         self.hand_on(&input[from..at], out);
         Progress {
             used: at,
-            done: self.place == Place::Done,
+            done: self.position == Position::Done,
         }
     }
 
@@ -134,7 +134,7 @@ impl DataReader {
 
     /// Whether an LF after a line's lone dot, or its dot and CR, is the end of data.
     fn ends_here(&self) -> bool {
-        self.place == Place::DotCr || self.end == LineEnd::Lf
+        self.position == Position::DotCr || self.end == LineEnd::Lf
     }
 
     fn hand_on(&self, content: &[u8], out: &mut impl FnMut(&[u8])) {
