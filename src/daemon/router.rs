@@ -1,4 +1,4 @@
-//! The post office: whether a recipient is ours or may be relayed to, and where the copies of a message go.
+//! The router: whether a recipient is ours or may be relayed to, and where the copies of a message go.
 //!
 //! A message is taken in this order, and `250` means that all of it is done:
 //!
@@ -53,7 +53,7 @@ struct ActiveConfig {
 /// Is given a new spool file.
 type OnQueued = dyn Fn(Queued) + Send + Sync;
 
-/// The post office of one daemon; shared by the receiver and the queue.
+/// The router of one daemon; shared by the receiver and the queue.
 pub struct Router {
     active: RwLock<ActiveConfig>,
     mailboxes: Mailboxes,
@@ -397,21 +397,21 @@ impl Handler for Router {
     fn recipient(
         &self,
         client: &Client,
-        sorting: &mut RoutedRecipients,
+        routed: &mut RoutedRecipients,
         to: &ForwardPath,
     ) -> Verdict {
         let reached = client.local.ip();
-        let route = route(&sorting.config, to, |ip| ip == reached);
+        let route = route(&routed.config, to, |ip| ip == reached);
         let verdict = match &route {
             Route::Mailbox(_) => Verdict::Accept,
             Route::Forward(path) => Verdict::Forward(path.clone()),
             Route::Remote if is_number(to.host()) => Verdict::BareAddress,
-            Route::Remote if sorting.config.may_relay(client.peer.ip()) => Verdict::Accept,
+            Route::Remote if routed.config.may_relay(client.peer.ip()) => Verdict::Accept,
             Route::Remote => Verdict::RelayDenied,
             Route::NoSuchUser => Verdict::NoSuchUser,
         };
         if matches!(verdict, Verdict::Accept | Verdict::Forward(_)) {
-            sorting.routes.push((to.clone(), route));
+            routed.routes.push((to.clone(), route));
         }
         verdict
     }
@@ -419,10 +419,10 @@ impl Handler for Router {
     fn message(
         &self,
         client: &Client,
-        sorting: RoutedRecipients,
+        routed: RoutedRecipients,
         message: Message,
     ) -> Result<(), Refusal> {
-        let RoutedRecipients { config, routes } = sorting;
+        let RoutedRecipients { config, routes } = routed;
         let MailConf {
             time_stamp,
             hostname,
@@ -430,7 +430,7 @@ impl Handler for Router {
         } = &config.mail;
         let mut time_stamp = time_stamp_line(*time_stamp, hostname, &message.envelope);
         if !message.body.begins_with_header() {
-            time_stamp.push('\n'); // or its first line would go on with ours
+            time_stamp.push('\n'); // an empty line, or the text would be a part of our line
         }
         let (id, peer) = (message.envelope.id, client.peer);
         let origin = match config.may_relay(peer.ip()) {

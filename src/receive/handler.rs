@@ -1,6 +1,6 @@
-//! What a program that embeds the receiver provides: decisions on recipients and a place for messages.
+//! What a program that embeds the receiver provides: decisions on recipients, and where messages go.
 //!
-//! The daemon is one such program (`post.rs`); a [`std::sync::mpsc::Sender`] of messages is the smallest. This one
+//! The daemon is one such program (`daemon/router.rs`); a [`std::sync::mpsc::Sender`] of messages is the smallest. This one
 //! keeps a list of subjects, and refuses mail for everybody but `bob`:
 //!
 //! ```
@@ -200,13 +200,14 @@ pub struct Settings {
     pub hostname: Host,
     /// Clients served at once; one more gets `421`.
     pub max_clients: usize,
-    /// Clients served at once from one address.
+    /// Clients served at once from one address, or from one /64 network of IPv6.
     pub max_clients_per_host: usize,
     /// Networks whose clients are not counted by address.
     pub uncounted: Vec<IpNet>,
-    /// For a whole command line, or the next piece of mail data; a year at most.
+    /// For a whole command line, or the next piece of mail data; a year at most. Without a stored message a client may
+    /// spend four times as long outside mail data.
     pub client_timeout: Duration,
-    /// Octets of mail data as sent; more gets `552`.
+    /// Octets of mail data as sent; more gets `552`, and as many again `421`.
     pub max_message_size: u64,
     /// Accepted recipients a transaction; one more gets `552` (RFC 788 4.5.3 wants 100).
     pub max_recipients: usize,
@@ -215,7 +216,7 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// `localhost`, and the limits that the daemon's `mail.conf` has when it names none.
+    /// `localhost`, and the limits of a `mail.conf` that names none; only that one address may have all clients.
     fn default() -> Settings {
         Settings {
             hostname: Host::Name(Domain::localhost()),

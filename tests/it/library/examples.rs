@@ -196,6 +196,50 @@ fn netcat_delivers(nc: &str) {
     drop(daemon);
     let output = netcat(nc, &["127.0.0.1", &port], "x\n");
     assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("the connection was refused"), "{said}");
+}
+
+/// A netcat whose connection does `what`, in a folder that is to be kept.
+fn netcat_that(what: &str) -> (Folder, String) {
+    let folder = Folder::new();
+    let nc = folder.path().join("nc");
+    let script = format!("#!/bin/sh\ncase $1 in -h) ;; *) {what};; esac\n");
+    fs::write(&nc, script).unwrap();
+    fs::set_permissions(&nc, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let nc = nc.to_str().unwrap().to_owned();
+    (folder, nc)
+}
+
+#[test]
+fn the_script_puts_an_empty_line_before_a_text_without_a_header() {
+    let (_folder, echo) = netcat_that("cat");
+    for (message, sent) in [
+        ("Hello, John.\n", "\nHello, John.\n"),
+        (" x: y\n", "\n x: y\n"),
+        (".\n", "\n..\n"),
+        ("From me x:y\n", "\nFrom me x:y\n"),
+        ("Subject: hello\n\nHello\n", "Subject: hello\n\nHello\n"),
+        ("Subject : hello\r\n", "Subject : hello\n"),
+        ("\nHello\n", "\nHello\n"),
+    ] {
+        let said = text(&netcat(&echo, &[], message).stdout);
+        let data = said.split_once("DATA\n").unwrap().1;
+        assert_eq!(data, format!("{sent}.\nQUIT\n"), "{message:?}");
+    }
+}
+
+#[test]
+fn the_script_says_when_nobody_answers() {
+    let (_folder, refused) = netcat_that("cat >/dev/null; exit 1");
+    let output = netcat(&refused, &["192.0.2.1", "2525"], "x\n");
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(
+        said.starts_with("no answer from 192.0.2.1 port 2525: "),
+        "{said}"
+    );
+    assert_eq!(text(&output.stdout), "");
 }
 
 #[test]
@@ -213,15 +257,8 @@ fn netcat_of_old() {
 #[test]
 #[ignore = "needs nc.traditional (Debian package netcat-traditional)"]
 fn a_netcat_without_an_option_for_crlf() {
-    let folder = Folder::new();
-    let nc = folder.path().join("nc");
-    fs::write(
-        &nc,
-        "#!/bin/sh\ncase $1 in -h) echo no help >&2;; *) exec nc.traditional \"$@\";; esac\n",
-    )
-    .unwrap();
-    fs::set_permissions(&nc, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    netcat_delivers(nc.to_str().unwrap());
+    let (_folder, nc) = netcat_that("exec nc.traditional \"$@\"");
+    netcat_delivers(&nc);
 }
 
 #[test]
