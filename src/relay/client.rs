@@ -29,10 +29,11 @@ use crate::relay::link::{Link, LinkError};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::smtp::data::DataWriter;
 use crate::smtp::reply::RemoteReply;
+use std::io::{BufRead, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Mail data is read and written in pieces of about this size.
+/// Mail data is written in pieces of about this size, in octets.
 const PIECE: usize = 64 * 1024;
 /// Nothing depends on the reply to QUIT; it is worth no longer wait.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -261,22 +262,23 @@ impl Connection {
 
     /// The body and the dot. On error the dot was not sent, and the connection is cut.
     fn write_data(&mut self, body: &Body) -> Result<(), Fate> {
-        let mut writer = DataWriter::default();
-        let mut buffer = Vec::new();
-        let mut wire = Vec::new();
-        let mut at = 0;
-        while at < body.len() {
-            let piece = match read(body, at, &mut buffer) {
-                Ok(piece) => piece,
-                Err(error) => {
+        let (mut writer, mut wire) = (DataWriter::default(), Vec::new());
+        let (mut reader, mut rest) = (body.reader(), body.len());
+        while rest > 0 {
+            let piece = match reader.fill_buf() {
+                Ok(piece) if !piece.is_empty() => &piece[..piece.len().min(PIECE)],
+                other => {
+                    let error = other.err().unwrap_or(ErrorKind::UnexpectedEof.into());
                     self.usable = false;
                     self.link.cut();
                     return Err(Fate::Later(format!("cannot read the message: {error}")));
                 }
             };
-            at += piece.len() as u64;
             writer.feed(piece, &mut wire);
-            if at < body.len() {
+            let len = piece.len();
+            reader.consume(len);
+            rest -= len as u64;
+            if rest > 0 {
                 self.write_piece(&wire)?;
                 wire.clear();
             }
@@ -388,26 +390,4 @@ fn bounded(mut text: String) -> String {
         text.push_str(MARK);
     }
     text
-}
-
-/// The next piece, at least one octet; `buffer` is for what is not in memory.
-fn read<'a>(body: &'a Body, at: u64, buffer: &'a mut Vec<u8>) -> std::io::Result<&'a [u8]> {
-    let in_file = body.in_file().map_or(0, |(_, _, len)| len);
-    let piece = match at.checked_sub(in_file) {
-        Some(at) => {
-            let rest = usize::try_from(at).ok();
-            let rest = rest.and_then(|at| body.in_memory().get(at..));
-            let rest = rest.unwrap_or_default();
-            &rest[..rest.len().min(PIECE)]
-        }
-        None => {
-            buffer.resize(PIECE, 0);
-            let n = body.read_at(at, buffer)?;
-            &buffer[..n]
-        }
-    };
-    match piece {
-        [] => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        piece => Ok(piece),
-    }
 }

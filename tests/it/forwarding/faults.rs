@@ -193,3 +193,41 @@ fn nobody_listens() {
     );
     assert_eq!(waiting(&daemon.folder).len(), 1);
 }
+
+/// Eight recipients, and a hop that takes only so many at a time, or nobody.
+#[test]
+fn too_many_recipients() {
+    let full = Say("452 4.5.3 Too many recipients\r\n");
+    let nobody = Say("552 no\r\n");
+    let table = [
+        (vec![(Rcpt(3), full)], "relayed", 3),
+        (vec![(Rcpt(3), nobody)], "relayed", 3),
+        (vec![(Rcpt(7), nobody)], "relayed", 2),
+        ((0..8).map(|n| (Rcpt(n), nobody)).collect(), "bounced", 0),
+        (vec![(Rcpt(3), full), (Dot, LATER)], "deferred", 0),
+    ];
+    for (script, event, messages_there) in table {
+        let (dns, hop) = (DnsServer::start(), Hop::scripted(script));
+        mx(&dns, "b.example", "127.0.0.1");
+        let daemon = relaying(&dns, hop.addr().port(), "").start();
+        let mut client = daemon.greeted();
+        client.command("MAIL FROM:<john@mail.example>", "250");
+        for n in 0..8 {
+            client.command(&format!("RCPT TO:<u{n}@b.example>"), "250");
+        }
+        client.command("DATA", "354");
+        client.send("Subject: x\r\n\r\nx\r\n.\r\n");
+        client.expect("250 OK id=");
+        daemon.wait_for_count(&format!(" {event} id="), 8);
+        for other in ["relayed", "bounced", "deferred"] {
+            let lines = daemon.matching(&format!(" {other} id=")).len();
+            assert_eq!(lines, if other == event { 8 } else { 0 }, "{other}");
+        }
+        if event != "deferred" {
+            wait_for_empty_spool(&daemon);
+            assert_eq!(taken(&hop.told()).len(), messages_there);
+        }
+        let reports = messages(&daemon.read("john/mbox"));
+        assert_eq!(reports.len(), usize::from(event == "bounced"));
+    }
+}

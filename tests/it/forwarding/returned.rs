@@ -143,3 +143,34 @@ fn one_report_names_all_that_failed() {
     assert!(!all[0].contains("w@good.example"), "{}", all[0]);
     assert_eq!(taken(&good.told()).len(), 1);
 }
+
+/// cron writes as root@localhost; a daemon without a name of its own as john@[its address].
+#[test]
+fn the_names_of_this_host_get_their_reports() {
+    let users = "john:{dir}/john/\nroot:{dir}/root/\n";
+    let (dns, good) = (DnsServer::start(), Hop::good());
+    dns.mx("null.example", 0, ".");
+    let daemon = relaying(
+        &dns,
+        good.addr().port(),
+        "LISTEN_ADDR = 127.0.0.1, 127.0.0.37\n",
+    )
+    .users(users)
+    .start();
+    let mut client = daemon.greeted();
+    for from in [
+        "root@localhost",
+        "root@LocalHost",
+        "john@[127.0.0.1]",
+        "john@[127.0.0.37]",
+    ] {
+        client.mail(from, "x@null.example", WORDS);
+    }
+    wait_for_empty_spool(&daemon);
+    for user in ["john", "root"] {
+        let reports = messages(&daemon.read(&format!("{user}/mbox")));
+        assert_eq!(reports.len(), 2, "{user}: {:?}", daemon.log());
+    }
+    assert!(daemon.matching("loop").is_empty(), "{:?}", daemon.log());
+    assert_eq!(good.told().len(), 0);
+}
