@@ -85,6 +85,7 @@ fn a_full_disk_is_no_room_until_there_is_some() {
     };
     setup.mail =
         setup.mail.replace("{dir}/spool", "{dir}/disk/spool") + "NAMESERVER = 127.0.0.1:9\n";
+    let (mail, users) = (setup.mail.clone(), setup.users.clone());
     let daemon = setup.start();
     let mut client = daemon.greeted();
     let mbox = || fs::read_to_string(daemon.path("disk/john")).unwrap();
@@ -112,6 +113,17 @@ fn a_full_disk_is_no_room_until_there_is_some() {
     fs::remove_file(&ballast).unwrap();
     assert_eq!(send(&mut client, LOCAL, 4, 20_000), "250");
     assert_eq!(crate::letter::letters(&mbox()).unwrap(), [1, 4]);
-    drop(daemon);
+    // A start on a full disk says that it is full.
+    let _ = fs::write(&ballast, vec![0; 2 << 20]).unwrap_err();
+    let again = Setup {
+        mail,
+        users,
+        folder: daemon.kill(),
+        ..Setup::default()
+    };
+    let ended = again.command().output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(71), "{said}");
+    assert!(said.contains("no space left"), "{said}");
     drop(mounted);
 }

@@ -171,8 +171,7 @@ impl Mailboxes {
                     ));
                 });
                 let (journal, torn) = Journal::open(spool).map_err(|error| {
-                    let name = journal::NAME;
-                    io::Error::new(error.kind(), format!("{shown}/{name}: {error}"))
+                    io::Error::new(error.kind(), format!("{}: {error}", journal::NAME))
                 })?;
                 (Some(journal), pid_file.ok(), torn)
             }
