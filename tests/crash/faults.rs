@@ -57,9 +57,9 @@ const ROWS: [Row; 26] = [
         path: Some("john"),
         ..row("fsync:error=EIO", LOCAL, SMALL, "250")
     },
-    // The journal of appends.
-    row("pwrite64:error=EIO", LOCAL, SMALL, "250"),
-    row("pwrite64:error=ENOSPC", LOCAL, SMALL, "250"),
+    // The journal of appends, when an earlier piece's entry can be neither replaced nor cleared.
+    row("pwrite64:error=EIO:when=2+", LOCAL, LARGE, "250"),
+    row("pwrite64:error=ENOSPC:when=2+", LOCAL, LARGE, "250"),
     // Both fail.
     row("pwritev,?pwritev2,writev:error=EIO", LOCAL, SMALL, "451"),
     row("pwritev,?pwritev2,writev:error=ENOSPC", LOCAL, SMALL, "452"),

@@ -30,14 +30,20 @@ pub(crate) struct PendingAppend {
 impl PendingAppend {
     /// Where the journal takes no entry (the disk of SPOOL_DIR is full, say, and this mailbox is on another), the
     /// append goes on without: its torn end, should the process be killed now, is not cut but ended.
-    fn record(&mut self) {
+    ///
+    /// # Errors
+    /// An entry of an earlier write of this append stays there. It would say after the end that the append is torn.
+    fn record(&mut self, at: u64) -> io::Result<()> {
         if let Some(slot) = &self.slot
             && let Err(error) = slot.write(&self.entry)
         {
-            let _ = slot.clear();
             slot.report(&error);
+            if slot.clear().is_err() && at > self.entry.from {
+                return Err(error);
+            }
             self.slot = None;
         }
+        Ok(())
     }
 }
 
@@ -111,10 +117,10 @@ impl<'f> Append<'f> {
     }
 
     /// Says in the journal that what is there is whole, if the last [`write`](Append::write) could not.
-    pub(crate) fn whole(&mut self) {
+    pub(crate) fn whole(&mut self) -> io::Result<()> {
         self.pending.entry.ends = vec![self.sum.end()];
         self.pending.entry.whole = true;
-        self.pending.record();
+        self.pending.record(self.sum.at)
     }
 
     /// Cuts back to `mark`. False: another program has written to the file meanwhile, and nothing is cut.
@@ -140,7 +146,7 @@ impl<'f> Append<'f> {
             let mut done = self.sum.clone();
             self.pending.entry.ends = done.advance(parts, usize::MAX);
             self.pending.entry.whole = last;
-            self.pending.record();
+            self.pending.record(self.sum.at)?;
             let mut file = self.file;
             let written = match file.write_vectored(parts) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

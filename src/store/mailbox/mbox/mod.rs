@@ -326,6 +326,6 @@ fn write_singly(append: &mut Append<'_>, batch: &[MailboxMessage]) -> io::Result
             Err(error) => return Err(error),
         });
     }
-    append.whole();
+    append.whole()?;
     Ok(outcomes)
 }
