@@ -97,9 +97,6 @@ impl Daemon {
             warn!("a changed {key} needs a restart");
         }
         self.router.reconfigure(next);
-        if let Err((mbox, error)) = self.router.prepare() {
-            warn!("mailbox {} cannot be looked at: {error}", mbox.display());
-        }
         self.queue.reloaded();
         Ok(())
     }

@@ -103,19 +103,6 @@ impl Router {
         self.listening.get().cloned().unwrap_or_default()
     }
 
-    /// Makes the folders of all mailboxes.
-    ///
-    /// # Errors
-    /// The first folder that cannot be made, with its reason.
-    pub fn prepare(&self) -> Result<(), (PathBuf, io::Error)> {
-        for mbox in self.config().users.mailboxes() {
-            self.mailboxes
-                .prepare(mbox)
-                .map_err(|error| (mbox.to_owned(), error))?;
-        }
-        Ok(())
-    }
-
     /// Where mail that is in the spool goes: no client tells which address it reached.
     pub fn route(&self, to: &ForwardPath) -> Route {
         let ours = |ip| self.listening.get().is_some_and(|all| is_ours(ip, all));

@@ -71,8 +71,8 @@ pub fn test(files: &Files) -> Result<Findings, StartError> {
         become_run_as(&config)?;
         config.check_as_user(files, &mut findings);
     }
-    let mut paths = config.users.mailboxes().chain([&*config.mail.spool_dir]);
-    if paths.any(Path::is_relative)
+    let mut paths = config.users.mailboxes().into_keys();
+    if (config.mail.spool_dir.is_relative() || paths.any(Path::is_relative))
         && let Ok(here) = std::env::current_dir()
     {
         let here = here.display();

@@ -1,6 +1,6 @@
 //! RUN_AS: who to become once the ports are bound, looked up in the system's users and groups.
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Group, Uid, User};
 
 use crate::daemon::config::value::number;
 
@@ -23,33 +23,30 @@ pub(crate) fn run_as(text: &str) -> Result<RunAs, String> {
     };
     let number_of = |text: &str| number(text).and_then(|number| u32::try_from(number).ok());
     let failed = |error: nix::Error| format!("cannot look up \"{text}\": {error}");
-    let entry = match (User::from_name(user).map_err(failed)?, number_of(user)) {
-        (None, Some(number)) => User::from_uid(Uid::from_raw(number)).map_err(failed)?,
-        (entry, _) => entry,
-    };
-    let (name, uid) = match (&entry, number_of(user)) {
-        (Some(entry), _) => (entry.name.clone(), entry.uid.as_raw()),
-        (None, Some(number)) => (user.to_owned(), number),
-        (None, None) => return Err(format!("there is no user \"{user}\" on this system")),
-    };
-    let gid = match (group, entry) {
-        (None, Some(entry)) => entry.gid,
+    let mut entry = User::from_name(user).map_err(failed)?;
+    if let (None, Some(number)) = (&entry, number_of(user)) {
+        entry = User::from_uid(Uid::from_raw(number)).map_err(failed)?;
+    }
+    let uid = entry.as_ref().map(|entry| entry.uid.as_raw());
+    let uid = uid.or_else(|| number_of(user));
+    let uid = uid.ok_or_else(|| format!("there is no user \"{user}\" on this system"))?;
+    let gid = match (group, &entry) {
+        (Some(group), _) => {
+            let gid = Group::from_name(group)
+                .map_err(failed)?
+                .map(|group| group.gid.as_raw());
+            let gid = gid.or_else(|| number_of(group));
+            gid.ok_or_else(|| format!("there is no group \"{group}\" on this system"))?
+        }
+        (None, Some(entry)) => entry.gid.as_raw(),
         (None, None) => {
             return Err(format!(
                 "user {uid} has no name, so add a group: {uid}:GROUP"
             ));
         }
-        (Some(group), _) => match (Group::from_name(group).map_err(failed)?, number_of(group)) {
-            (Some(group), _) => group.gid,
-            (None, Some(number)) => Gid::from_raw(number),
-            (None, None) => return Err(format!("there is no group \"{group}\" on this system")),
-        },
     };
-    Ok(RunAs {
-        user: name,
-        uid,
-        gid: gid.as_raw(),
-    })
+    let user = entry.map_or_else(|| user.to_owned(), |entry| entry.name);
+    Ok(RunAs { user, uid, gid })
 }
 
 #[cfg(test)]

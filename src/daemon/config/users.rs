@@ -5,7 +5,7 @@
 //! or `<path>`: forwarded. Several names may share a file. What would make an odd file where an address,
 //! a command or a comment was meant is a fault.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -63,26 +63,22 @@ impl Users {
             .map(|(name, entry)| (name.as_str(), &entry.place))
     }
 
-    /// Every distinct mbox file.
-    pub fn mailboxes(&self) -> impl Iterator<Item = &Path> {
-        let files: BTreeSet<&Path> = self.files().map(|(file, _)| file).collect();
-        files.into_iter()
+    /// Every mbox file, with the first line that names it.
+    pub fn mailboxes(&self) -> BTreeMap<&Path, usize> {
+        let mut files = BTreeMap::new();
+        for Entry { place, line } in self.entries.values() {
+            if let Place::Mbox(file) = place {
+                let first = files.entry(&**file).or_insert(*line);
+                *first = (*first).min(*line);
+            }
+        }
+        files
     }
 
     /// Adds a user, or moves the one of that name: for a receiver that reads no user.conf.
     pub fn insert(&mut self, name: &str, place: Place) {
         self.entries
             .insert(name.to_ascii_lowercase(), Entry { place, line: 1 });
-    }
-
-    /// Every mbox file, as often as it is named, with its line.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, usize)> {
-        self.entries
-            .values()
-            .filter_map(|entry| match &entry.place {
-                Place::Mbox(file) => Some((file.as_path(), entry.line)),
-                Place::Forward(_) => None,
-            })
     }
 
     /// What could be read, and every fault. `is_local` says which hosts are this one.
@@ -234,7 +230,7 @@ mod tests {
         );
         assert!(users.find("nobody").is_none() && users.find("*").is_none());
         assert_eq!(users.iter().count(), 8);
-        assert_eq!(users.mailboxes().count(), 5, "john and sue share a file");
+        assert_eq!(users.mailboxes().len(), 5, "john and sue share a file");
     }
 
     #[test]

@@ -144,16 +144,15 @@ pub(crate) fn ip(text: &str) -> Result<IpAddr, String> {
 pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let wrong =
         || format!("\"{text}\" is no network, such as 192.0.2.0/24, 2001:db8::/32 or 192.0.2.1");
-    let Some((address, bits)) = text.split_once('/') else {
-        return ip(text).map(IpNet::from).map_err(|_| wrong());
+    let network = match text.parse::<IpNet>() {
+        Ok(network) => network.trunc(),
+        Err(_) => ip(text).map_err(|_| wrong())?.into(),
     };
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let bits = number(bits)
-        .and_then(|bits| u8::try_from(bits).ok())
-        .ok_or_else(wrong)?;
-    let network = IpNet::new(address, bits).map_err(|_| wrong())?.trunc();
     // Clients are compared as v4 when they are v4-mapped, so such a network has to be v4 too.
-    match (network.addr().to_canonical(), bits.checked_sub(96)) {
+    match (
+        network.addr().to_canonical(),
+        network.prefix_len().checked_sub(96),
+    ) {
         (address @ IpAddr::V4(_), Some(bits)) if network.addr().is_ipv6() => {
             IpNet::new(address, bits).map_err(|_| wrong())
         }

@@ -3,7 +3,6 @@
 //! The answers can be outdated a moment later, so they replace no check at run time. Faults stop a start; warnings do
 //! not, as one mailbox that is out of order is no reason to refuse everybody's mail: its mail waits in the spool.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,7 +62,7 @@ impl Config {
     pub fn check_before(&self, files: &Files, findings: &mut Findings) {
         let owner = self.owner();
         let who = owner.map_or_else(Identity::current, |to| Identity::of(to.uid, to.gid));
-        let mailboxes = self.mailboxes();
+        let mailboxes = self.users.mailboxes();
         let judge = |(file, line): (&&Path, &usize)| {
             let mut above = file.ancestors().skip(1);
             let what =
@@ -91,7 +90,7 @@ impl Config {
         if self.mail.spool_dir.exists() {
             self.check_spool_dir(files, findings);
         }
-        let (mailboxes, who) = (self.mailboxes(), Identity::current());
+        let (mailboxes, who) = (self.users.mailboxes(), Identity::current());
         let mut warn = |what| findings.warnings.push(what);
         limits(self.threads(mailboxes.len())).for_each(&mut warn);
         if Uid::effective().is_root() && self.mail.run_as.is_none() {
@@ -127,7 +126,7 @@ impl Config {
             let made = directory::make(dir, owner);
             made.map_err(|error| format!("{} cannot be made: {error}", dir.display()))
         };
-        let mailboxes = self.mailboxes().into_iter();
+        let mailboxes = self.users.mailboxes().into_iter();
         let faults = mailboxes.filter_map(|(file, line)| {
             let folder = file.parent().unwrap_or(Path::new("."));
             Some((line, make(folder).err()?))
@@ -146,16 +145,6 @@ impl Config {
             uid: Uid::from_raw(run_as.uid),
             gid: Gid::from_raw(run_as.gid),
         })
-    }
-
-    /// Every mailbox with the first line that names it.
-    fn mailboxes(&self) -> BTreeMap<&Path, usize> {
-        let mut mailboxes = BTreeMap::new();
-        for (file, line) in self.users.files() {
-            let first = mailboxes.entry(file).or_insert(line);
-            *first = line.min(*first);
-        }
-        mailboxes
     }
 
     /// Threads at the most: each client's, those that deliver its message beside it, and the queue's.

@@ -116,7 +116,7 @@ fn the_files_of_pysmtpd_work_unchanged() {
             ["0.0.0.0".parse::<std::net::IpAddr>().unwrap()]
         );
         assert_eq!(config.mail.listen_port, 25);
-        let files: Vec<_> = config.users.mailboxes().collect();
+        let files: Vec<_> = config.users.mailboxes().into_keys().collect();
         assert_eq!(
             files,
             [
