@@ -7,8 +7,9 @@
 //!   control character that is left is escaped here. A line has at most 4,096 octets, its end included;
 //!   a longer one is cut and ends in `...`.
 //! * A log that cannot be written never stops the mail. Lines go into a bounded queue, and one thread
-//!   writes them; while its reader stalls the queue fills up, and further lines are dropped. The log
-//!   says how many were lost once it can. Nothing here panics.
+//!   writes them. While its reader stalls the queue fills up; then it is waited for once, 1 s, and
+//!   further lines are dropped until it reads again. The log says how many were lost. Nothing here
+//!   panics.
 //! * A stop flushes the queue. A process that is killed may lose the lines of its last millisecond.
 //!
 //! What it cannot do: promise that a line arrived. Nothing may depend on it.

@@ -11,8 +11,11 @@ use ::log::Level;
 use super::line::line;
 use super::output::write_all;
 
-/// Lines that wait for a slow reader, in octets; more are counted as lost.
+/// Lines that wait for a slow reader, in octets.
 const QUEUE_MAX: usize = 256 * 1024;
+
+/// How long a reader may stall beside a full queue; then lines are lost until it reads again.
+const STALL: Duration = Duration::from_secs(1);
 
 /// How long the writer lets lines gather: a busy log needs few writes, and its lines wake nobody.
 const GATHER: Duration = Duration::from_millis(1);
@@ -29,13 +32,19 @@ struct State {
     lines: Vec<u8>,
     lost: u64,
     writing: bool,
+    /// The reader had its time.
+    stalled: bool,
 }
 
 impl Queue {
-    /// Takes one line. Never waits for a reader.
+    /// Takes one line. Waits for room while the reader reads, and once when it does not.
     pub(super) fn put(&self, line: &str) {
-        let mut state = self.state();
-        if state.lines.len() + line.len() > QUEUE_MAX {
+        let room = QUEUE_MAX - line.len();
+        let full = |state: &mut State| state.lines.len() > room && !state.stalled;
+        let waited = self.changed.wait_timeout_while(self.state(), STALL, full);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.lines.len() > room {
+            state.stalled = true;
             state.lost += 1;
             return;
         }
@@ -64,6 +73,7 @@ impl Queue {
         let lost = mem::take(&mut state.lost);
         state.writing = true;
         drop(state);
+        self.changed.notify_all();
         if lost > 0 {
             let note = format_args!("log: {lost} lines lost");
             lines.extend(line(SystemTime::now(), Level::Warn, &note).into_bytes());
@@ -79,7 +89,7 @@ impl Queue {
             let lines = memchr::memchr_iter(b'\n', left).count() as u64;
             state.lost += lines + lost.saturating_sub(1);
         }
-        state.writing = false;
+        (state.writing, state.stalled) = (false, false);
         self.changed.notify_all();
     }
 
