@@ -205,19 +205,14 @@ impl Router {
                 info!("delivered id={id} to={to} mailbox={}", mbox.display());
             }
         }
-        for Queued {
-            id: file,
-            recipients,
-            ..
-        } in &in_the_spool
-        {
-            let of = match *file == id {
+        for queued in &in_the_spool {
+            let of = match queued.id == id {
                 true => String::new(),
                 false => format!(" of={id}"),
             };
-            for recipient in recipients {
+            for recipient in &queued.recipients {
                 let (to, orig_to) = (&recipient.to, recipient.log_orig_to());
-                info!("queued id={file} to={to}{orig_to}{of}");
+                info!("queued id={} to={to}{orig_to}{of}", queued.id);
             }
         }
         in_the_spool.into_iter().for_each(&self.queued);

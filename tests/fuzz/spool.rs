@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use smtpd788::spool::format::{
-    Envelope, Fault, NewRecipient, Slot, answer_field, envelope, parse, state_field, tries_field,
+    Envelope, Fault, NewRecipient, Recipient, answer_field, envelope, parse, state_field, tries_field,
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -26,7 +26,7 @@ fuzz_target!(|input: &[u8]| {
 
 /// As the spool would have written it.
 fn written(read: &Envelope) -> Vec<u8> {
-    let recipient = |slot: &Slot| NewRecipient {
+    let recipient = |slot: &Recipient| NewRecipient {
         to: slot.to.clone(),
         orig_to: slot.orig_to.clone(),
     };
@@ -43,8 +43,8 @@ fn written(read: &Envelope) -> Vec<u8> {
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(fresh.tries_at, &tries_field(read.tries));
     for (at, is) in fresh.recipients.iter().zip(&read.recipients) {
-        put(at.state_at, state_field(is.done));
-        put(at.answer_at, &answer_field(&is.answer));
+        put(at.state_at, state_field(is.state));
+        put(at.answer_at, &answer_field(&is.last_answer));
     }
     bytes
 }
@@ -55,8 +55,8 @@ fn facts(envelope: &Envelope) -> impl PartialEq + std::fmt::Debug {
         .iter()
         // Not what an answer says: an octet that we would not have written is written as `?`.
         .map(|slot| {
-            let answer = slot.answer.chars().count();
-            (slot.to.clone(), slot.orig_to.clone(), slot.done, answer)
+            let answer = slot.last_answer.chars().count();
+            (slot.to.clone(), slot.orig_to.clone(), slot.state, answer)
         })
         .collect();
     (

@@ -108,28 +108,50 @@ pub struct Envelope {
     /// Who sent it.
     pub origin: Origin,
     /// Every recipient, in the order of the session; at least one.
-    pub recipients: Vec<Slot>,
+    pub recipients: Vec<Recipient>,
     /// Where the digits of `tries` begin.
     pub tries_at: usize,
     /// Where the message begins: the length of the envelope.
     pub body_at: usize,
 }
 
+/// Whether a recipient is still to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not yet.
+    Waiting,
+    /// Delivered, or reported to the sender: nothing more to do.
+    Done,
+}
+
 /// One recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slot {
+pub struct Recipient {
     /// Where the mail goes.
     pub to: ForwardPath,
     /// The user that the sender named, if their mail is forwarded to `to`.
     pub orig_to: Option<ForwardPath>,
-    /// Delivered, or reported as undeliverable: nothing more to do.
-    pub done: bool,
-    /// The last answer, without its filling; may be empty.
-    pub answer: String,
+    /// As the file has it.
+    pub state: State,
+    /// The last answer, cut to what the file keeps and without its filling; may be empty.
+    pub last_answer: String,
     /// Where the state word begins.
     pub state_at: usize,
     /// Where the answer area begins.
     pub answer_at: usize,
+}
+
+impl Recipient {
+    /// As the sender wrote it: what a report may name.
+    pub fn as_sent(&self) -> &ForwardPath {
+        self.orig_to.as_ref().unwrap_or(&self.to)
+    }
+
+    /// ` orig_to=<user>` for the log, if the mail is forwarded.
+    pub fn log_orig_to(&self) -> String {
+        let orig_to = self.orig_to.as_ref();
+        orig_to.map_or_else(String::new, |user| format!(" orig_to={user}"))
+    }
 }
 
 /// Why some bytes are no envelope.
@@ -171,7 +193,7 @@ pub fn envelope(
         0,
         origin.word()
     );
-    let slot = |NewRecipient { to, orig_to }: &NewRecipient| {
+    let recipient = |NewRecipient { to, orig_to }: &NewRecipient| {
         text.push_str("to: ");
         let state_at = text.len();
         let _ = writeln!(text, "waiting {to}");
@@ -182,16 +204,16 @@ pub fn envelope(
         let answer_at = text.len();
         text.extend(std::iter::repeat_n(' ', ANSWER_WIDTH));
         text.push('\n');
-        Slot {
+        Recipient {
             to: to.clone(),
             orig_to: orig_to.clone(),
-            done: false,
-            answer: String::new(),
+            state: State::Waiting,
+            last_answer: String::new(),
             state_at,
             answer_at,
         }
     };
-    let recipients = to.iter().map(slot).collect();
+    let recipients = to.iter().map(recipient).collect();
     text.push('\n');
     let envelope = Envelope {
         id,
@@ -208,8 +230,11 @@ pub fn envelope(
 }
 
 /// The octets of a state.
-pub fn state_field(done: bool) -> &'static [u8] {
-    if done { DONE } else { WAITING }
+pub fn state_field(state: State) -> &'static [u8] {
+    match state {
+        State::Waiting => WAITING,
+        State::Done => DONE,
+    }
 }
 
 /// The octets of a number of tries.
@@ -260,20 +285,20 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
         if line.is_empty() {
             break;
         }
-        let (done, to) = recipient(line).ok_or(Fault::Line("to"))?;
+        let (state, to) = recipient(line).ok_or(Fault::Line("to"))?;
         let orig_to = match lines.begins(ORIG_TO) {
             true => Some(lines.field("orig_to", ORIG_TO, |s| s.parse().ok())?),
             false => None,
         };
         let answer_at = lines.at + ANSWER.len();
-        let answer = lines.field("answer", ANSWER, |s| {
+        let last_answer = lines.field("answer", ANSWER, |s| {
             (s.len() == ANSWER_WIDTH).then(|| s.trim_end_matches(' ').to_owned())
         })?;
-        recipients.push(Slot {
+        recipients.push(Recipient {
             to,
             orig_to,
-            done,
-            answer,
+            state,
+            last_answer,
             state_at: start + "to: ".len(),
             answer_at,
         });
@@ -297,7 +322,7 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
 }
 
 /// The state and the path of `to: waiting <path>`.
-fn recipient(line: &[u8]) -> Option<(bool, ForwardPath)> {
+fn recipient(line: &[u8]) -> Option<(State, ForwardPath)> {
     let (state, path) = line.strip_prefix(b"to: ")?.split_at_checked(DONE.len())?;
     let mixed = state
         .iter()
@@ -308,7 +333,12 @@ fn recipient(line: &[u8]) -> Option<(bool, ForwardPath)> {
         return None;
     }
     let path = std::str::from_utf8(path.strip_prefix(b" ")?).ok()?;
-    Some((state == DONE, path.parse().ok()?))
+    let state = if state == DONE {
+        State::Done
+    } else {
+        State::Waiting
+    };
+    Some((state, path.parse().ok()?))
 }
 
 fn time(s: &str) -> Option<SystemTime> {
@@ -405,7 +435,7 @@ mod tests {
         assert!(
             read.recipients
                 .iter()
-                .all(|r| !r.done && r.answer.is_empty())
+                .all(|r| r.state == State::Waiting && r.last_answer.is_empty())
         );
     }
 
@@ -428,7 +458,11 @@ mod tests {
         let mut bytes = sample();
         let read = parse(&bytes).unwrap();
         put(&mut bytes, read.tries_at, &tries_field(u32::MAX));
-        put(&mut bytes, read.recipients[1].state_at, state_field(true));
+        put(
+            &mut bytes,
+            read.recipients[1].state_at,
+            state_field(State::Done),
+        );
         put(
             &mut bytes,
             read.recipients[1].answer_at,
@@ -437,10 +471,10 @@ mod tests {
         let again = parse(&bytes).unwrap();
         assert_eq!(again.tries, u32::MAX);
         assert_eq!(
-            (again.recipients[0].done, again.recipients[1].done),
-            (false, true)
+            (again.recipients[0].state, again.recipients[1].state),
+            (State::Waiting, State::Done)
         );
-        assert_eq!(again.recipients[1].answer, "mx said: 250 ??");
+        assert_eq!(again.recipients[1].last_answer, "mx said: 250 ??");
         assert_eq!(answer_field(&"x".repeat(999)).len(), ANSWER_WIDTH);
     }
 
@@ -453,7 +487,7 @@ mod tests {
                 let mut bytes = clean.clone();
                 put(&mut bytes, at, &first[..cut]);
                 put(&mut bytes, at + cut, &second[cut..]);
-                let done = parse(&bytes).unwrap().recipients[0].done;
+                let done = parse(&bytes).unwrap().recipients[0].state == State::Done;
                 assert_eq!(done, cut == 0 && second == DONE, "torn after {cut}");
             }
         }

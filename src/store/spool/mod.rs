@@ -52,8 +52,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-pub use format::{NewRecipient, Origin};
-pub use queued::{Queued, Recipient, State};
+pub use format::{NewRecipient, Origin, Recipient, State};
+pub use queued::Queued;
 pub(crate) use recycled::MOST as RECYCLED;
 pub use table::table;
 

@@ -8,84 +8,41 @@
 
 use super::NewEntry;
 use super::folder::{Folder, InUse};
-use super::format::{self, Envelope, FIRST_READ, Fault, Origin};
+use super::format::{self, Envelope, FIRST_READ, Fault, State};
 use super::owner::is_our_user;
 use super::recycled::{Recycled, sole_name};
 use crate::message::{Body, Id};
-use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::store::directory::denied;
 use crate::store::files::read_full;
 use nix::fcntl::OFlag;
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// Whether a recipient is still to be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Not yet.
-    Waiting,
-    /// Delivered, or reported to the sender.
-    Done,
-}
-
-/// One recipient of a waiting message.
-#[derive(Clone, Debug)]
-pub struct Recipient {
-    /// Where the mail goes.
-    pub to: ForwardPath,
-    /// The user that the sender named, if their mail is forwarded to `to`.
-    pub orig_to: Option<ForwardPath>,
-    /// As the file has it.
-    pub state: State,
-    /// The last answer, cut to what the file keeps; may be empty.
-    pub last_answer: String,
-    state_at: u64,
-    answer_at: u64,
-}
-
-impl Recipient {
-    /// As the sender wrote it: what a report may name.
-    pub fn as_sent(&self) -> &ForwardPath {
-        self.orig_to.as_ref().unwrap_or(&self.to)
-    }
-
-    /// ` orig_to=<user>` for the log, if the mail is forwarded.
-    pub fn log_orig_to(&self) -> String {
-        let orig_to = self.orig_to.as_ref();
-        orig_to.map_or_else(String::new, |user| format!(" orig_to={user}"))
-    }
-}
-
 /// A waiting message, read back.
 #[derive(Debug)]
 pub struct Queued {
-    /// Its id.
-    pub id: Id,
-    /// Where reports go.
-    pub from: ReversePath,
-    /// When it was accepted.
-    pub received: SystemTime,
-    /// Who sent it.
-    pub origin: Origin,
-    /// Rounds that left somebody waiting.
-    pub tries: u32,
+    envelope: Envelope,
     /// When it was due, as the file has it.
     pub next_try: SystemTime,
-    /// All of them, finished ones too.
-    pub recipients: Vec<Recipient>,
-    /// Octets of the message, heading included.
-    pub size: u64,
     folder: Arc<Folder>,
     file: File,
     /// The first octets of the file.
     head: Vec<u8>,
-    body_at: usize,
-    tries_at: u64,
     /// While this is there, the file is not recycled by another.
     _in_use: InUse,
+}
+
+/// A message reads like its envelope.
+impl Deref for Queued {
+    type Target = Envelope;
+
+    fn deref(&self) -> &Envelope {
+        &self.envelope
+    }
 }
 
 /// Why a file was not opened.
@@ -118,7 +75,14 @@ impl Queued {
             return Err(LoadError::Io(denied("the file belongs to somebody else")));
         }
         let (head, envelope, next_try) = read_envelope(&file, id)?;
-        Ok(Queued::new(folder, file, head, envelope, next_try, in_use))
+        Ok(Queued {
+            envelope,
+            next_try,
+            folder: Arc::clone(folder),
+            file,
+            head,
+            _in_use: in_use,
+        })
     }
 
     /// One that was just written, without reading it back.
@@ -136,43 +100,12 @@ impl Queued {
             head.extend_from_slice(entry.heading);
             head.extend_from_slice(content);
         }
-        Queued::new(folder, file, head, envelope, entry.next_try, in_use)
-    }
-
-    fn new(
-        folder: &Arc<Folder>,
-        file: File,
-        head: Vec<u8>,
-        envelope: Envelope,
-        next_try: SystemTime,
-        in_use: InUse,
-    ) -> Queued {
-        let recipients = envelope.recipients.into_iter().map(|slot| Recipient {
-            to: slot.to,
-            orig_to: slot.orig_to,
-            state: if slot.done {
-                State::Done
-            } else {
-                State::Waiting
-            },
-            last_answer: slot.answer,
-            state_at: slot.state_at as u64,
-            answer_at: slot.answer_at as u64,
-        });
         Queued {
-            id: envelope.id,
-            from: envelope.from,
-            received: envelope.received,
-            origin: envelope.origin,
-            tries: envelope.tries,
-            next_try,
-            recipients: recipients.collect(),
-            size: envelope.size,
-            folder: folder.clone(),
+            envelope,
+            next_try: entry.next_try,
+            folder: Arc::clone(folder),
             file,
             head,
-            body_at: envelope.body_at,
-            tries_at: envelope.tries_at as u64,
             _in_use: in_use,
         }
     }
@@ -217,13 +150,12 @@ impl Queued {
         for (index, answer) in fates {
             self.note(*index, answer)?;
             if let Some(recipient) = self.recipients.get(*index) {
-                self.file
-                    .write_all_at(format::state_field(true), recipient.state_at)?;
+                self.write(format::state_field(State::Done), recipient.state_at)?;
             }
         }
         self.file.sync_data()?;
         for (index, _) in fates {
-            if let Some(recipient) = self.recipients.get_mut(*index) {
+            if let Some(recipient) = self.envelope.recipients.get_mut(*index) {
                 recipient.state = State::Done;
             }
         }
@@ -232,23 +164,26 @@ impl Queued {
 
     /// Notes the last answer; not synced, it is for people.
     pub fn note(&mut self, index: usize, answer: &str) -> io::Result<()> {
-        let Some(recipient) = self.recipients.get_mut(index) else {
+        let Some(recipient) = self.envelope.recipients.get_mut(index) else {
             return Ok(());
         };
         recipient.last_answer = answer.to_owned();
         let at = recipient.answer_at;
-        self.file.write_all_at(&format::answer_field(answer), at)
+        self.write(&format::answer_field(answer), at)
+    }
+
+    fn write(&self, field: &[u8], at: usize) -> io::Result<()> {
+        self.file.write_all_at(field, at as u64)
     }
 
     /// Sets the number of tries and the next one. The last write of a round, since every write sets the
     /// modification time; not synced: at worst the next try comes early.
     pub fn defer(&mut self, tries: u32, next_try: SystemTime) -> io::Result<()> {
         if tries != self.tries {
-            self.file
-                .write_all_at(&format::tries_field(tries), self.tries_at)?;
+            self.write(&format::tries_field(tries), self.tries_at)?;
         }
         self.file.set_modified(next_try)?;
-        (self.tries, self.next_try) = (tries, next_try);
+        (self.envelope.tries, self.next_try) = (tries, next_try);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! message that vanishes while it is read is left out.
 
 use super::folder::Name;
-use super::format::Envelope;
+use super::format::{Envelope, State};
 use super::queued::{LoadError, read_envelope};
 use crate::message::Id;
 use nix::fcntl::OFlag;
@@ -102,8 +102,11 @@ fn draw(entries: &[Entry], now: SystemTime) -> String {
             ]
         };
         let before = rows.len();
-        let left = envelope.recipients.iter().filter(|r| !r.done);
-        rows.extend(left.map(|r| row(r.to.to_string(), &r.answer)));
+        let left = envelope
+            .recipients
+            .iter()
+            .filter(|r| r.state == State::Waiting);
+        rows.extend(left.map(|r| row(r.to.to_string(), &r.last_answer)));
         waiting += rows.len() - before;
         if rows.len() == before {
             // It could not be removed when its last recipient was recorded.
@@ -185,8 +188,8 @@ mod tests {
             20_000,
         );
         let mut envelope = format::parse(&bytes).unwrap();
-        envelope.recipients[0].answer = "mx said: 451 later".into();
-        envelope.recipients[1].done = true;
+        envelope.recipients[0].last_answer = "mx said: 451 later".into();
+        envelope.recipients[1].state = State::Done;
         let bad = Id::parse("0001f2e3d4c5b6a8").unwrap();
         let entries = [
             (id, Ok((envelope, now + Duration::from_secs(130)))),

@@ -12,6 +12,7 @@ use smtpd788::smtp::address::{ForwardPath, ReversePath};
 use smtpd788::smtp::line::{LineEnd, LineReader, LineStep};
 use smtpd788::smtp::reply::{RemoteReply, ReplyError, ReplyReader};
 use smtpd788::smtp::session::{Outcome, Session, Step, Verdict};
+use smtpd788::spool::State;
 use smtpd788::spool::format::{self, Fault};
 use smtpd788::spool::{NewRecipient, Origin};
 use std::sync::Arc;
@@ -95,7 +96,8 @@ fn spool_file() -> impl Strategy<Value = (ReversePath, Slots, u32, Vec<u8>)> {
                 |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
             put(fresh.tries_at, &format::tries_field(tries));
             for (slot, (_, done, answer)) in fresh.recipients.iter().zip(&recipients) {
-                put(slot.state_at, format::state_field(*done));
+                let state = if *done { State::Done } else { State::Waiting };
+                put(slot.state_at, format::state_field(state));
                 put(slot.answer_at, &format::answer_field(answer));
             }
             (from, recipients, tries, bytes)
@@ -208,7 +210,7 @@ proptest! {
         let whole = [&bytes[..], &body].concat();
         let read = format::parse(&whole).unwrap();
         prop_assert_eq!((read.from, read.tries, read.body_at), (from, tries, bytes.len()));
-        let slots = read.recipients.into_iter().map(|slot| (slot.to, slot.done, slot.answer));
+        let slots = read.recipients.into_iter().map(|slot| (slot.to, slot.state == State::Done, slot.last_answer));
         let wrote = recipients.into_iter().map(|(to, done, answer)| (to, done, answer.trim_end().to_owned()));
         prop_assert_eq!(slots.collect::<Vec<_>>(), wrote.collect::<Vec<_>>());
     }
