@@ -3,7 +3,7 @@
 //!
 //! Each write is in the journal before it begins. The file is open for appending, and its length is looked at after
 //! each write: a program that empties or extends it without a lock meanwhile finds no hole and nothing overwritten, and
-//! the append fails. After an error the file ends where [`Append::is_at_end`] says; undoing is the caller's.
+//! the append fails. After an error the caller undoes what was written, by [`Append::back_to`].
 
 use crate::message::Body;
 use crate::store::mailbox::MailboxMessage;
