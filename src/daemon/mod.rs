@@ -3,10 +3,12 @@
 pub mod cli;
 pub mod config;
 pub mod log;
+mod outbound;
 pub mod preflight;
 pub(crate) mod router;
 pub mod start;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use ::log::{error, info, warn};
 
 use crate::daemon::config::Files;
+use crate::daemon::outbound::Outbound;
 use crate::daemon::preflight::Findings;
 use crate::daemon::router::Router;
 use crate::daemon::start::StartError;
@@ -45,13 +48,15 @@ impl Daemon {
         }
         let inbox = QueueHandle::default();
         let tell = inbox.clone();
-        let queued = move |queued| tell.submit(queued);
+        let queued = move |queued, routes| tell.submit(queued, routes);
         let router = Arc::new(Router::new(config, mailboxes, Arc::clone(&spool), queued));
         let server = Server::start(listeners, Arc::clone(&router))
             .map_err(|e| StartError::System("start to receive", e))?;
         router.listens_on(server.addrs());
-        let queue = Queue::start(spool, Arc::clone(&router), &inbox)
-            .map_err(|e| StartError::System("start to forward", e))?;
+        let forward = |e| StartError::System("start to forward", e);
+        let outbound = Outbound::new(Arc::clone(&router)).map_err(io::Error::other);
+        let outbound = Arc::new(outbound.map_err(forward)?);
+        let queue = Queue::start(spool, outbound, &inbox).map_err(forward)?;
         Ok(Daemon {
             files: files.clone(),
             router,
@@ -103,7 +108,7 @@ impl Daemon {
 
     /// SIGUSR1: the whole spool is due now.
     pub fn retry_all(&self) {
-        self.queue.retry_all();
+        self.queue.flush();
     }
 
     /// Stops both flows; messages under way in either direction may end within `grace`.

@@ -26,22 +26,10 @@ use crate::message::{Body, Envelope, Id, Message, mbox_heading, time_stamp_line}
 use crate::net::local::is_on_this_machine;
 use crate::receive::handler::{Client, Handler, Refusal, Settings, Verdict};
 use crate::relay::backscatter::Backscatter;
+use crate::relay::queue::Route;
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::store::mailbox::{MailboxError, MailboxMessage, Mailboxes};
 use crate::store::spool::{NewEntry, NewRecipient, Origin, Queued, Spool};
-
-/// Where mail for a forward-path goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// A local user's mbox file.
-    Mailbox(PathBuf),
-    /// `user.conf` sends it on to this path (RFC 788 3.2).
-    Forward(ForwardPath),
-    /// Another host's.
-    Remote,
-    /// Ours, but nobody has this name.
-    NoSuchUser,
-}
 
 /// The configuration in force, with the settings that sessions take from it.
 #[derive(Debug)]
@@ -50,8 +38,8 @@ struct ActiveConfig {
     settings: Arc<Settings>,
 }
 
-/// Is given a new spool file.
-type OnQueued = dyn Fn(Queued) + Send + Sync;
+/// Is given a new spool file, and where each of its recipients' mail goes.
+type OnQueued = dyn Fn(Queued, Vec<Route>) + Send + Sync;
 
 /// The router of one daemon; shared by the receiver and the queue.
 pub struct Router {
@@ -69,7 +57,7 @@ impl Router {
         config: Config,
         mailboxes: Mailboxes,
         spool: Arc<Spool>,
-        queued: impl Fn(Queued) + Send + Sync + 'static,
+        queued: impl Fn(Queued, Vec<Route>) + Send + Sync + 'static,
     ) -> Router {
         Router {
             active: RwLock::new(ActiveConfig::new(config)),
@@ -215,7 +203,12 @@ impl Router {
                 info!("queued id={} to={to}{orig_to}{of}", queued.id);
             }
         }
-        in_the_spool.into_iter().for_each(&self.queued);
+        for file in in_the_spool {
+            let recipients = file.recipients.iter();
+            let routes = recipients.map(|recipient| self.route(&recipient.to));
+            let routes = routes.collect();
+            (self.queued)(file, routes);
+        }
         Ok(())
     }
 

@@ -14,14 +14,13 @@ use nix::unistd::{AccessFlags, Gid, Uid, eaccess};
 
 use crate::daemon::config::{Config, ConfigError, Files, RunAs, faults_of};
 use crate::daemon::router::DELIVERIES;
-use crate::relay::queue;
 use crate::store::directory::{self, Owner};
 use crate::store::mailbox::{self, Finding, Identity};
 use crate::store::spool::{self, Spool};
 
 /// Open files beside those of clients and relays: listeners and what waits at them, log, mailboxes, DNS, and what the
-/// queue keeps open.
-const FILES_BESIDE: u64 = 100 + (spool::RECYCLED + queue::OPEN) as u64;
+/// spool keeps open.
+const FILES_BESIDE: u64 = 100 + spool::RECYCLED as u64;
 
 /// A client holds its connection and a file (spilled data, or the mailbox being written); a relay the
 /// same, with the spooled message.

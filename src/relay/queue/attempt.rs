@@ -1,379 +1,375 @@
-//! One message in the hands of the workers: take a part of it, see what became of its recipients, and with
-//! the last part close the round.
+//! One message in the hands of a worker: what became of its recipients, and with the last delivery the end of the
+//! attempt.
 //!
-//! The order is what keeps mail from being lost: a report is durable before the recipients that it is about
-//! are recorded; a record is durable before the next step; the file goes last. A crash between two of them
-//! repeats a delivery or a report, and loses none.
+//! The order is what keeps mail from being lost: a report is durable before the recipients that it is about are
+//! recorded; a record is durable before the next step; the file goes last. A crash between two of them repeats a
+//! delivery or a report, and loses none.
+//!
+//! No mark is ever made in the file of another message, although a mark is two steps (is the name still the file's? then
+//! the write) and a finished file is kept for the next message. Only [`Delivery::close`] gives a file away. It is
+//! called by the worker that ended the last delivery of the one attempt that a message has at a time, and it owns the
+//! only [`Queued`] that is left: the other deliveries have ended in the schedule, and each has dropped its own
+//! before that ([`Delivery::end`]); one whose worker panicked was dropped by the unwinding, before the worker gave its
+//! delivery back. The scheduler's was dropped before the attempt began.
 
-use crate::daemon::router::Route;
+use crate::message::Body;
 use crate::message::escape::Escaped;
-use crate::message::{Body, Id};
 use crate::relay::bounce::{self, Failure, Reason, Report};
 use crate::relay::client::Fate;
-use crate::relay::queue::destinations::{Destination, Millis, millis};
-use crate::relay::queue::environment::Environment;
-use crate::relay::queue::retry::jitter;
-use crate::relay::queue::schedule::Closing;
-use crate::relay::queue::worker::{Crew, Shift};
+use crate::relay::queue::addresses::Refusal;
+use crate::relay::queue::environment::{Destination, Millis, Settings, jitter, millis, now};
+use crate::relay::queue::pool::{Shared, Verdict};
+use crate::relay::queue::schedule::{Failed, Outcome, Taken, signed};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::store::spool::{Origin, Queued, State};
+use crate::store::spool::{Origin, Queued, Recipient, State};
+use std::io;
 use std::time::{Duration, SystemTime};
 
 /// Octets of the original that are looked through for its header.
 const HEADER_READ: usize = 64 << 10;
-
-/// A recipient that failed for good in this round.
-pub(crate) struct Failed {
-    index: usize,
-    failure: Failure,
-}
+/// Nothing expires before it was tried so often, whatever the clock says.
+const MIN_TRIES: u32 = 3;
 
 /// A message's recipients on one destination.
-pub(crate) struct Part {
+pub(crate) struct Delivery {
     pub(crate) queued: Queued,
     /// Where the mail is to go: each path once.
     pub(crate) paths: Vec<ForwardPath>,
     /// Recipients by number, each with the number of its path.
     who: Vec<(usize, usize)>,
+    destination: Destination,
+    taken: Taken,
 }
 
-impl<O: Environment> Crew<O> {
-    /// Where a recipient's mail goes now, and under which path.
-    pub(crate) fn destination(&self, to: &ForwardPath) -> (Destination, ForwardPath) {
-        match self.outside.route(to) {
-            Route::Mailbox(mbox) => (Destination::Mailbox(mbox), to.clone()),
-            Route::Forward(path) => (Destination::Host(path.host().clone()), path),
-            Route::Remote => (Destination::Host(to.host().clone()), to.clone()),
-            Route::NoSuchUser => (Destination::Nobody, to.clone()),
+/// What a delivery's recipients were told.
+pub(crate) struct Answers<'a> {
+    /// By path; one is for all.
+    pub(crate) fates: Vec<Fate>,
+    /// The host that said so.
+    pub(crate) host: Option<&'a str>,
+    /// The destination was not asked, or is left alone now.
+    pub(crate) refusal: Option<&'a Refusal>,
+}
+
+impl<'a> Answers<'a> {
+    pub(crate) fn all(fate: Fate, host: Option<&'a str>) -> Answers<'a> {
+        Answers {
+            fates: vec![fate],
+            host,
+            refusal: None,
         }
     }
 
-    /// The destinations of some recipients, each once.
-    pub(crate) fn destinations<'a>(
-        &self,
-        to: impl Iterator<Item = &'a ForwardPath>,
-    ) -> Vec<Destination> {
-        let mut destinations = Vec::new();
-        for path in to {
-            let (destination, _) = self.destination(path);
-            if !destinations.contains(&destination) {
-                destinations.push(destination);
-            }
+    pub(crate) fn refused(refusal: &'a Refusal) -> Answers<'a> {
+        Answers {
+            fates: vec![refusal.fate.clone()],
+            host: None,
+            refusal: Some(refusal),
         }
-        destinations
     }
+}
 
-    /// Opens a message for the recipients that wait for `destination`; `None`: the part has ended already.
-    pub(crate) fn begin(&self, id: Id, destination: &Destination) -> Option<Part> {
-        let open = self.desk.board().open.remove(&id);
-        let open = open.filter(Queued::is_there);
-        let queued = match open.map_or_else(|| self.spool.load(id), |queued| Ok(Some(queued))) {
+impl Delivery {
+    /// Opens a message for those of its recipients that a worker has taken up. `Err`: that is over already.
+    pub(crate) fn load(
+        shared: &Shared,
+        taken: Taken,
+        destination: &Destination,
+    ) -> Result<Delivery, Verdict> {
+        let queued = match shared.spool.load(taken.id) {
             Ok(Some(queued)) => queued,
             Ok(None) => {
-                self.end(id, None);
-                return None;
+                return Err(Delivery::end(
+                    shared,
+                    &taken,
+                    Outcome::default(),
+                    Vec::new(),
+                    None,
+                ));
             }
             Err(e) => {
-                log::error!("spool: cannot read id={id}: {e}");
-                self.end(
-                    id,
-                    Some(self.desk.now() + millis(self.outside.settings().back_off.min)),
-                );
-                return None;
+                log::error!("spool: cannot read id={}: {e}", taken.id);
+                let again = now() + millis(shared.environment.settings().back_off.min);
+                let outcome = Outcome {
+                    again: Some(again),
+                    ..Outcome::default()
+                };
+                return Err(Delivery::end(shared, &taken, outcome, Vec::new(), None));
             }
         };
-        let waiting = queued
-            .recipients
-            .iter()
-            .enumerate()
-            .filter(|(_, r)| r.state == State::Waiting);
-        let mut here: Vec<(usize, ForwardPath)> = waiting
-            .filter_map(|(index, recipient)| match self.destination(&recipient.to) {
-                (its, path) if its == *destination => Some((index, path)),
-                _ => None,
-            })
-            .collect();
-        let claimed = self
-            .desk
-            .board()
-            .plan
-            .claim(id, here.iter().map(|(index, _)| *index).collect());
-        here.retain(|(index, _)| claimed.contains(index));
-        let mut part = Part {
+        let mut delivery = Delivery {
             queued,
             paths: Vec::new(),
             who: Vec::new(),
+            destination: destination.clone(),
+            taken,
         };
-        for (index, path) in here {
-            let at = part
-                .paths
-                .iter()
-                .position(|p| *p == path)
-                .unwrap_or(part.paths.len());
-            if at == part.paths.len() {
-                part.paths.push(path);
+        delivery.choose();
+        Ok(delivery)
+    }
+
+    fn choose(&mut self) {
+        for (index, recipient) in self.queued.recipients.iter().enumerate() {
+            let route = self.taken.routes.iter().find(|route| route.index == index);
+            let is_here = route.is_some() || self.taken.routes.is_empty();
+            if !is_here || recipient.state != State::Waiting {
+                continue;
             }
-            part.who.push((index, at));
+            let path = route
+                .and_then(|route| route.path.as_ref())
+                .unwrap_or(&recipient.to);
+            let at = self.paths.iter().position(|known| known == path);
+            self.who.push((index, at.unwrap_or(self.paths.len())));
+            if at.is_none() {
+                self.paths.push(path.clone());
+            }
         }
-        if part.paths.is_empty() {
-            // A reload has moved them elsewhere: the next round finds them there.
-            self.end(id, Some(self.desk.now() + 1_000));
-            return None;
-        }
-        Some(part)
     }
 
-    /// Gives a part up untried.
-    pub(crate) fn give_up(&self, part: Part) {
-        self.end(part.queued.id, Some(self.desk.now()));
-    }
-
-    /// Ends a part of which nothing is known but when to come again; `None`: the file is gone.
-    pub(crate) fn end(&self, id: Id, again: Option<Millis>) {
-        let closing = self
-            .desk
-            .board()
-            .plan
-            .end_part(id, Vec::new(), again, false);
-        let Some(closing) = closing else { return };
-        if again.is_none() && !closing.shared {
-            self.desk.board().plan.forget(id);
-            return;
-        }
-        match self.spool.load(id) {
-            Ok(Some(queued)) => self.close(queued, closing, Vec::new()),
-            Ok(None) => self.desk.board().plan.forget(id),
-            Err(_) => self
-                .desk
-                .board()
-                .plan
-                .schedule(id, again.unwrap_or_else(|| self.desk.now() + 60_000)),
-        }
-        self.desk.notify();
-    }
-
-    /// Notes what became of a part's recipients: `fates` by path. `host`: who said so.
-    pub(crate) fn conclude(&self, part: Part, fates: &[Fate], host: Option<&str>, shift: &Shift) {
-        let Part {
-            mut queued,
-            paths,
-            who,
-        } = part;
-        let (id, settings, now) = (queued.id, self.outside.settings(), self.desk.now());
-        let age = SystemTime::now()
-            .duration_since(queued.received)
-            .unwrap_or_default();
-        let wait = settings
-            .back_off
-            .wait(queued.tries.saturating_add(1), jitter());
-        let (mut done, mut failures, mut tried) = (Vec::new(), Vec::new(), false);
-        let silence = Fate::Later("no answer for this recipient".into());
-        for (index, path) in who {
-            let to = queued.recipients[index].to.clone();
-            let as_sent = queued.recipients[index].as_sent().clone();
-            let mut never = |reason: Reason, diagnostic: String| {
-                let remote = host.map(str::to_owned);
-                failures.push(Failed {
-                    index,
-                    failure: Failure {
-                        to: as_sent.clone(),
-                        forwarded_to: (as_sent != to).then(|| to.clone()),
-                        reason,
-                        diagnostic,
-                        remote,
-                    },
-                });
-            };
-            match fates.get(path).unwrap_or(&silence) {
+    /// Logs and notes what became of the recipients, and ends the delivery.
+    pub(crate) fn finish(mut self, shared: &Shared, answers: &Answers<'_>) -> Verdict {
+        let (id, settings) = (self.queued.id, shared.environment.settings());
+        let is_tried = self.is_tried(answers);
+        let expires = is_tried && self.has_expired(&settings);
+        let again = self.again(answers, &settings, is_tried);
+        let next = stamp(wall_clock(again));
+        let (mut done, mut outcome) = (Vec::new(), Outcome::default());
+        for (index, path) in std::mem::take(&mut self.who) {
+            let shown = self.shown(index, path);
+            let fate = answers.fates.get(path).or(answers.fates.last());
+            match fate.unwrap_or(&Fate::Later(String::new())) {
                 Fate::Delivered(answer) => {
-                    match self.destination(&to).0 {
-                        Destination::Mailbox(mbox) if host.is_none() => {
-                            log::info!("delivered id={id} to={to} mailbox={}", mbox.display());
+                    match (&self.destination, answers.host) {
+                        (Destination::Mailbox(mbox), _) => {
+                            log::info!("delivered id={id} {shown} mailbox={}", mbox.display());
                         }
-                        _ => {
-                            let host = host.unwrap_or_default();
-                            log::info!(
-                                "relayed id={id} to={} host={host} answer={}",
-                                paths[path],
-                                Escaped(answer)
-                            );
-                        }
+                        (_, host) => log::info!(
+                            "relayed id={id} {shown} host={} answer={}",
+                            host.unwrap_or_default(),
+                            Escaped(answer)
+                        ),
                     }
                     done.push((index, answer.clone()));
                 }
                 Fate::Never(answer) => {
-                    let reason = match self.destination(&to).0 {
-                        _ if host.is_some() => Reason::Refused,
-                        Destination::Nobody => Reason::NoSuchUser,
-                        Destination::Host(_) | Destination::Mailbox(_) => Reason::Unroutable,
-                    };
-                    never(reason, answer.clone());
+                    let failed = self.failed(index, answer, answers.host, false);
+                    outcome.failures.push(failed);
                 }
-                Fate::Later(answer) if age >= settings.lifetime => {
-                    let reason = match self.destination(&to).0 {
-                        Destination::Mailbox(_) => Reason::Mailbox,
-                        _ => Reason::Expired,
-                    };
-                    never(reason, answer.clone());
+                Fate::Later(answer) if expires => {
+                    let failed = self.failed(index, answer, answers.host, true);
+                    outcome.failures.push(failed);
                 }
                 Fate::Later(answer) => {
-                    tried = true;
-                    let next = stamp(SystemTime::now() + wait);
+                    (outcome.tried, outcome.again) = (is_tried, Some(again));
                     log::info!(
-                        "deferred id={id} to={to} next={next} answer={}",
+                        "deferred id={id} {shown} next={next} answer={}",
                         Escaped(answer)
                     );
-                    if let Err(e) = queued.note(index, answer) {
+                    if let Err(e) = self.queued.note(index, answer) {
                         log::error!("spool: cannot note an answer id={id}: {e}");
                     }
                 }
             }
         }
-        let last = self.desk.board().plan.is_last_part(id);
-        if !last {
-            self.record(&mut queued, &done);
-        }
-        let again = tried.then(|| now.saturating_add(millis(wait)));
-        let closing = self.desk.board().plan.end_part(id, failures, again, tried);
-        shift.message.set(None);
-        let Some(closing) = closing else { return };
-        shift.closing.set(Some(id));
-        if closing.shared {
-            match self.spool.load(id) {
-                Ok(Some(fresh)) => self.close(fresh, closing, done),
-                Ok(None) => self.desk.board().plan.forget(id),
-                // What we have misses only what others did; their records are in the file.
-                Err(_) => self.close(queued, closing, done),
-            }
-        } else {
-            self.close(queued, closing, done);
-        }
-        shift.closing.set(None);
+        Delivery::end(shared, &self.taken, outcome, done, Some(self.queued))
     }
 
-    /// The end of a round: reports, records, and what comes next. `done` are delivered, yet unrecorded.
-    fn close(&self, mut queued: Queued, closing: Closing<Failed>, mut done: Vec<(usize, String)>) {
-        let id = queued.id;
-        let (mut again, mut tried) = (closing.again, closing.tried);
-        if !closing.failures.is_empty() {
-            match self.report(&queued, &closing.failures) {
-                Ok(()) => done.extend(
-                    closing
-                        .failures
-                        .into_iter()
-                        .map(|f| (f.index, f.failure.diagnostic)),
-                ),
-                Err(e) => {
+    /// A refusal is a try if somebody has called there since the message came in, or was tried last.
+    fn is_tried(&self, answers: &Answers<'_>) -> bool {
+        let refusal = answers.refusal;
+        refusal.is_none_or(|refusal| refusal.since >= self.taken.waits_since)
+    }
+
+    fn again(&self, answers: &Answers<'_>, settings: &Settings, is_tried: bool) -> Millis {
+        let until = answers.refusal.map_or(0, |refusal| refusal.until);
+        let tries = self.queued.tries.saturating_add(1);
+        let wait = millis(settings.back_off.wait(tries, jitter()));
+        match is_tried {
+            true => until.max(now().saturating_add(wait)),
+            false => until,
+        }
+    }
+
+    fn has_expired(&self, settings: &Settings) -> bool {
+        let age = signed(now()).saturating_sub(self.taken.received);
+        let lifetime = signed(millis(settings.lifetime));
+        age >= lifetime && self.queued.tries.saturating_add(1) >= MIN_TRIES
+    }
+
+    /// `to=PATH`, and whom the sender named if that is somebody else.
+    fn shown(&self, index: usize, path: usize) -> String {
+        let (asked, to) = (self.queued.recipients[index].as_sent(), &self.paths[path]);
+        match asked == to {
+            true => format!("to={to}"),
+            false => format!("to={to} orig_to={asked}"),
+        }
+    }
+
+    fn failed(&self, index: usize, answer: &str, host: Option<&str>, expired: bool) -> Failed {
+        let reason = match &self.destination {
+            Destination::Mailbox(_) => Reason::Mailbox,
+            _ if expired => Reason::Expired,
+            _ if host.is_some() => Reason::Refused,
+            Destination::Nobody => Reason::NoSuchUser,
+            Destination::Host(_) => Reason::Unroutable,
+        };
+        let recipient = &self.queued.recipients[index];
+        let failure = Failure {
+            to: recipient.as_sent().clone(),
+            forwarded_to: recipient.orig_to.as_ref().map(|_| recipient.to.clone()),
+            reason,
+            diagnostic: answer.to_owned(),
+            remote: host.map(str::to_owned),
+        };
+        Failed { index, failure }
+    }
+
+    /// A delivery has ended. `done` are delivered, yet unrecorded.
+    fn end(
+        shared: &Shared,
+        taken: &Taken,
+        outcome: Outcome,
+        mut done: Vec<(usize, String)>,
+        mut queued: Option<Queued>,
+    ) -> Verdict {
+        let id = taken.id;
+        if taken.alone {
+            return match queued {
+                Some(queued) => Delivery::close(shared, queued, outcome, done),
+                None => outcome.again.map_or(Verdict::Forget, Verdict::Retry),
+            };
+        }
+        // While other deliveries last. From here on this one writes nothing, unless it is the last.
+        if !shared.pool.lock().schedule.is_last(id)
+            && let Some(mut queued) = queued.take()
+        {
+            record(shared, &mut queued, &done);
+            done.clear();
+        }
+        let Some(whole) = shared.pool.lock().schedule.end(id, outcome) else {
+            return Verdict::Others;
+        };
+        match (shared.spool.load(id), queued) {
+            (Ok(Some(fresh)), _) => Delivery::close(shared, fresh, whole, done),
+            (Ok(None), _) => Verdict::Forget,
+            // This one misses only what others did, and their records are in the file.
+            (Err(_), Some(stale)) => Delivery::close(shared, stale, whole, done),
+            (Err(_), None) => Verdict::Retry(whole.again.unwrap_or_else(|| now() + 60_000)),
+        }
+    }
+
+    /// The end of an attempt: reports, records, and what comes next.
+    fn close(
+        shared: &Shared,
+        mut queued: Queued,
+        outcome: Outcome,
+        mut done: Vec<(usize, String)>,
+    ) -> Verdict {
+        let (id, environment) = (queued.id, &shared.environment);
+        let (mut again, mut tried) = (outcome.again, outcome.tried);
+        match report(shared, &queued, &outcome.failures) {
+            Ok(()) => done.extend(
+                outcome
+                    .failures
+                    .into_iter()
+                    .map(|f| (f.index, f.failure.diagnostic)),
+            ),
+            Err(e) => {
+                log::error!("could not store the report about id={id}, trying again later: {e}");
+                (again, tried) = (None, true);
+            }
+        }
+        let is_finished = |(index, recipient): (usize, &Recipient)| {
+            recipient.state == State::Done || done.iter().any(|(d, _)| *d == index)
+        };
+        if queued.recipients.iter().enumerate().all(is_finished) {
+            match environment.recycle(queued) {
+                Ok(false) => {}
+                // The scheduler is to purge in a while.
+                Ok(true) => shared.pool.changed.notify_all(),
+                Err((mut queued, e)) => {
+                    // Should it be there still, the next start finds it, finished.
                     log::error!(
-                        "could not store the report about id={id}, trying again later: {e}"
+                        "spool: cannot remove, or not durably, a finished message id={id}: {e}"
                     );
-                    (again, tried) = (None, true);
+                    record(shared, &mut queued, &done);
                 }
             }
+            return Verdict::Forget;
         }
-        let finished = |(index, r): (usize, &crate::store::spool::Recipient)| {
-            r.state == State::Done || done.iter().any(|(d, _)| *d == index)
-        };
-        let all_finished = queued.recipients.iter().enumerate().all(finished);
-        if all_finished {
-            let recycled = queued.recycle();
-            if let Err((mut queued, e)) = recycled {
-                // Should it be there still, the next start finds it, finished.
-                log::error!(
-                    "spool: cannot remove, or not durably, a finished message id={id}: {e}"
-                );
-                self.record(&mut queued, &done);
-                return self.desk.board().plan.forget(id);
-            }
-            self.desk.board().plan.forget(id);
-            if matches!(recycled, Ok(true)) {
-                // The scheduler is to purge. After the board was had, so that it cannot just have looked.
-                self.desk.notify();
-            }
-            return;
-        }
-        self.record(&mut queued, &done);
+        record(shared, &mut queued, &done);
         let tries = queued.tries.saturating_add(u32::from(tried));
-        let now = self.desk.now();
         let again = again.unwrap_or_else(|| {
-            now + millis(
-                self.outside
-                    .settings()
-                    .back_off
-                    .wait(tries.max(1), jitter()),
-            )
+            let back_off = environment.settings().back_off;
+            now() + millis(back_off.wait(tries.max(1), jitter()))
         });
-        let next_try = SystemTime::now() + Duration::from_millis(again.saturating_sub(now));
-        if let Err(e) = queued.defer(tries, next_try) {
+        if let Err(e) = environment.defer(&mut queued, tries, wall_clock(again)) {
             log::error!("spool: cannot set the next try id={id}: {e}");
         }
-        self.desk.board().plan.schedule(id, again);
-        self.desk.notify();
+        Verdict::Retry(again)
     }
+}
 
-    /// Records recipients as finished, durably.
-    fn record(&self, queued: &mut Queued, done: &[(usize, String)]) {
-        let fates: Vec<_> = done
-            .iter()
-            .map(|(index, answer)| (*index, answer.as_str()))
-            .collect();
-        if !fates.is_empty()
-            && let Err(e) = queued.finish(&fates)
-        {
-            log::error!(
-                "spool: cannot record a delivery, it will be repeated id={}: {e}",
-                queued.id
-            );
-        }
-    }
-
-    /// Tells the sender, durably; nobody if the sender is `<>`.
-    fn report(&self, queued: &Queued, failures: &[Failed]) -> std::io::Result<()> {
+/// Records recipients as finished, durably.
+fn record(shared: &Shared, queued: &mut Queued, done: &[(usize, String)]) {
+    let done: Vec<_> = done
+        .iter()
+        .map(|(index, answer)| (*index, answer.as_str()))
+        .collect();
+    if !done.is_empty()
+        && let Err(e) = shared.environment.record(queued, &done)
+    {
         let id = queued.id;
-        let sent = match &queued.from {
-            ReversePath::Null => "report=none".to_owned(),
-            ReversePath::Mailbox(sender) => {
-                let origin = match queued.origin {
-                    Origin::Inside => Origin::Inside,
-                    Origin::Outside | Origin::Report => Origin::Report,
-                };
-                let plain: Vec<Failure> = failures.iter().map(|f| f.failure.clone()).collect();
-                let content = bounce::compose(&Report {
-                    hostname: &self.outside.settings().hostname,
-                    to: sender,
-                    id,
-                    received: queued.received,
-                    now: SystemTime::now(),
-                    failures: &plain,
-                    original: &header(&queued.body()?),
-                });
-                let report = self
-                    .outside
-                    .submit(&ForwardPath(sender.clone()), content, origin)?;
-                format!("report={report}")
-            }
-        };
-        for Failed { index, failure } in failures {
-            let recipient = &queued.recipients[*index];
-            log::info!(
-                "bounced id={id} to={}{} {sent} answer={}",
-                recipient.to,
-                recipient.log_orig_to(),
-                Escaped(&failure.diagnostic)
-            );
-        }
-        Ok(())
+        log::error!("spool: cannot record a delivery, it will be repeated id={id}: {e}");
     }
+}
+
+/// Tells the sender, durably; nobody if the sender is `<>`.
+fn report(shared: &Shared, queued: &Queued, failures: &[Failed]) -> io::Result<()> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let id = queued.id;
+    let sent = match &queued.from {
+        ReversePath::Null => "report=none".to_owned(),
+        ReversePath::Mailbox(sender) => {
+            let origin = match queued.origin {
+                Origin::Inside => Origin::Inside,
+                Origin::Outside | Origin::Report => Origin::Report,
+            };
+            let plain: Vec<Failure> = failures.iter().map(|f| f.failure.clone()).collect();
+            let content = bounce::compose(&Report {
+                hostname: &shared.environment.settings().hostname,
+                to: sender,
+                id,
+                received: queued.received,
+                now: SystemTime::now(),
+                failures: &plain,
+                original: &header(&queued.body()?),
+            });
+            let to = ForwardPath(sender.clone());
+            format!(
+                "report={}",
+                shared.environment.report(&to, content, origin)?
+            )
+        }
+    };
+    for Failed { index, failure } in failures {
+        let recipient = &queued.recipients[*index];
+        log::info!(
+            "bounced id={id} to={}{} {sent} answer={}",
+            recipient.to,
+            recipient.log_orig_to(),
+            Escaped(&failure.diagnostic)
+        );
+    }
+    Ok(())
 }
 
 /// The header of a message, its empty line left out; cut if it is very long.
 fn header(body: &Body) -> Vec<u8> {
-    let mut head = vec![
-        0;
-        usize::try_from(body.len())
-            .unwrap_or(usize::MAX)
-            .min(HEADER_READ)
-    ];
+    let len = usize::try_from(body.len()).unwrap_or(usize::MAX);
+    let mut head = vec![0; len.min(HEADER_READ)];
     let mut filled = 0;
     while let Ok(n @ 1..) = body.read_at(filled as u64, &mut head[filled..]) {
         filled += n;
@@ -383,6 +379,11 @@ fn header(body: &Body) -> Vec<u8> {
         head.truncate(end + 1);
     }
     head
+}
+
+/// When the wall clock will say that `time` has come, as far as can be known.
+pub(crate) fn wall_clock(time: Millis) -> SystemTime {
+    SystemTime::now() + Duration::from_millis(time.saturating_sub(now()))
 }
 
 fn stamp(time: SystemTime) -> String {

@@ -1,391 +1,400 @@
-//! Which destination gets a worker, how many at once, and which is left alone: the decisions of the queue about
-//! destinations. Pure, as `plan.rs` is.
+//! Which destination gets a worker, and for what: the decisions of the queue about destinations. Pure, as
+//! `schedule.rs` is.
 //!
-//! A destination has at most `limits.each` workers, but only one until a connection succeeded: a dead host is
-//! called once, not once a worker. When no connection to it can be opened it gets a back-off of its own, and
-//! whatever comes for it until then is not tried at all. Destinations with work form a ring, served in turn.
+//! A remote destination with mail goes through three states: its hosts are looked up (that takes no place of a
+//! connection), a connection to the first of its addresses that is not known to be dead gets a permit
+//! (`addresses.rs`), and messages are sent. A mailbox has one worker. Destinations that want a worker stand in a round
+//! robin, and are served in turn.
 
 use crate::message::Id;
-use crate::relay::queue::retry::BackOff;
-use crate::smtp::address::Host;
+use crate::relay::client::Fate;
+use crate::relay::mx::{RouteError, Target};
+use crate::relay::queue::addresses::{
+    Addresses, Connection, Health, Job, Permit, Refusal, has_others,
+};
+use crate::relay::queue::environment::{Destination, Limits, Millis};
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
-use std::time::Duration;
 
-/// Milliseconds since the queue was started.
-pub type Millis = u64;
-
-/// Where a part of a message goes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Destination {
-    /// The mail hosts of a domain, or a literal.
-    Host(Host),
-    /// A local mbox file.
-    Mailbox(PathBuf),
-    /// No such user any more: back to the sender.
-    Nobody,
-}
-
-impl Destination {
-    fn kind(&self) -> Kind {
-        match self {
-            Destination::Host(_) => Kind::Remote,
-            _ => Kind::Local,
-        }
-    }
-}
-
-/// Remote work and local work have workers of their own: a locked mailbox never holds up a relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Calls out.
-    Remote,
-    /// Stays on this machine.
-    Local,
-}
-
-/// How many at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Workers on remote destinations: MAX_RELAYS.
-    pub relays: usize,
-    /// Workers on one of them: a quarter, at least one.
-    pub each: usize,
-    /// Workers on local destinations; one for each.
-    pub local: usize,
-}
-
-/// Local deliveries at once; the mailboxes group their commits themselves.
-const LOCAL_WORKERS: usize = 4;
-
-impl Limits {
-    /// The limits that follow from MAX_RELAYS.
-    pub fn new(max_relays: usize) -> Limits {
-        Limits {
-            relays: max_relays.max(1),
-            each: (max_relays / 4).max(1),
-            local: LOCAL_WORKERS,
-        }
-    }
-
-    fn of(&self, kind: Kind) -> usize {
-        match kind {
-            Kind::Remote => self.relays,
-            Kind::Local => self.local,
-        }
-    }
-}
-
-/// What a worker does next on its destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// This message.
-    Message(Id),
-    /// Nothing is here and nothing elsewhere: the connection may be kept a moment.
-    Linger,
-    /// Nothing is here, or others have waited long enough.
-    Leave,
-}
-
-/// Messages over one connection, at most; fewer if others wait for a worker.
-const MESSAGES_A_CONNECTION: u32 = 100;
+/// Messages over one connection, or to one mailbox, at most; fewer if others wait for a permit or a worker.
+const MESSAGES_A_TURN: u32 = 100;
 const MESSAGES_WHEN_CROWDED: u32 = 10;
 
-/// Connections in a row that may be lost under their first message before the destination counts as dead.
-const LOSSES: u32 = 3;
-
 /// All destinations that have mail, a worker or a back-off.
-#[derive(Debug)]
-pub struct Sites {
-    sites: HashMap<Destination, Site>,
-    /// For each kind, destinations that want one more worker; some may have changed their mind.
-    rings: [VecDeque<Destination>; 2],
-    /// Workers of each kind.
-    busy: [usize; 2],
-    /// How many sites there may be before old back-offs are looked for.
+pub(crate) struct Destinations {
+    entries: HashMap<Destination, Entry>,
+    /// Destinations that want one more worker; some may have changed their mind.
+    rings: [VecDeque<Destination>; 3],
+    pub(crate) addresses: Addresses,
+    looking_up: usize,
+    local: usize,
+    /// How many entries and addresses there may be before old back-offs are looked for.
     sweep_at: usize,
 }
 
-impl Default for Sites {
-    fn default() -> Sites {
-        let rings = [VecDeque::new(), VecDeque::new()];
-        Sites {
-            sites: HashMap::new(),
-            rings,
-            busy: [0; 2],
-            sweep_at: 64,
-        }
-    }
+/// The round robins.
+#[derive(Clone, Copy)]
+enum Ring {
+    LookUp,
+    Connect,
+    Local,
 }
 
 #[derive(Debug, Default)]
-struct Site {
+struct Entry {
     queue: VecDeque<Id>,
-    /// Workers on it; `opening` of them are not connected yet, `lingering` wait for mail.
+    /// Where its hosts are: for the next connection, which uses them up.
+    targets: Option<Vec<Target>>,
+    /// There is no way to it, ever.
+    never: Option<String>,
+    looking_up: bool,
+    /// Workers on it; `opening` of them are not connected yet.
     workers: usize,
     opening: usize,
-    lingering: usize,
-    /// Some connection succeeded since the last failure.
-    up: bool,
-    /// It took no more connections than this.
-    full_at: Option<usize>,
-    failures: u32,
-    /// Connections lost under their first message since one was not.
-    losses: u32,
-    until: Millis,
-    in_ring: bool,
+    health: Health,
+    /// It stands in a round robin or in the line of an address.
+    is_offered: bool,
 }
 
-impl Site {
-    fn wants(&self, kind: Kind, limits: &Limits) -> bool {
-        let most = match kind {
-            Kind::Remote if self.up => limits.each.min(self.full_at.unwrap_or(usize::MAX)),
-            _ => 1,
-        };
-        self.workers < most && self.queue.len() > self.opening + self.lingering
+impl Entry {
+    fn wants_worker(&self, is_remote: bool) -> bool {
+        match is_remote {
+            true => !self.looking_up && self.queue.len() > self.opening,
+            false => self.workers == 0 && !self.queue.is_empty(),
+        }
     }
 
-    fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.workers == 0 && self.failures == 0 && self.losses == 0
+    fn is_over(&self) -> bool {
+        self.queue.is_empty() && self.workers == 0 && !self.looking_up && !self.is_offered
     }
 }
 
-impl Sites {
-    /// Puts a message into a destination's queue; `Err`: it is in back-off until then.
-    pub fn push(
-        &mut self,
-        destination: &Destination,
-        id: Id,
-        now: Millis,
-        limits: &Limits,
-    ) -> Result<(), Millis> {
-        let site = self.sites.entry(destination.clone()).or_default();
-        if site.until > now {
-            return Err(site.until);
+impl Destinations {
+    pub(crate) fn new(limits: Limits) -> Destinations {
+        Destinations {
+            entries: HashMap::new(),
+            rings: Default::default(),
+            addresses: Addresses::new(limits),
+            looking_up: 0,
+            local: 0,
+            sweep_at: 64,
         }
-        site.queue.push_back(id);
-        self.offer(destination, limits);
-        Ok(())
     }
 
-    /// Whether a worker of this kind has something to do that it may do.
-    pub fn has_work(&mut self, kind: Kind, limits: &Limits) -> bool {
-        while let Some(first) = self.rings[kind as usize].front() {
-            if self
-                .sites
-                .get(first)
-                .is_some_and(|site| site.wants(kind, limits))
-            {
-                return self.busy[kind as usize] < limits.of(kind);
+    /// Puts a message into a destination's queue.
+    pub(crate) fn push(&mut self, to: &Destination, id: Id) {
+        self.entry(to).queue.push_back(id);
+        self.offer(to);
+    }
+
+    /// Whether a worker without a job would find one.
+    pub(crate) fn has_work(&self) -> bool {
+        let ([look_up, connect, local], limits) = (&self.rings, &self.addresses.limits);
+        !self.addresses.leaving.is_empty()
+            || !connect.is_empty() && self.addresses.has_room()
+            || !look_up.is_empty() && self.looking_up < limits.look_ups
+            || !local.is_empty() && self.local < limits.local
+    }
+
+    /// The next job. What is counted for it is given back by the functions below.
+    pub(crate) fn take(&mut self, now: Millis) -> Option<(Destination, Job)> {
+        self.take_connect(now)
+            // That may have made an idle connection leave.
+            .or_else(|| self.take_leaving())
+            .or_else(|| self.take_other(Ring::LookUp, now))
+            .or_else(|| self.take_other(Ring::Local, now))
+    }
+
+    fn take_leaving(&mut self) -> Option<(Destination, Job)> {
+        let connection = self.addresses.leaving.pop()?;
+        let destination = connection.destination.clone();
+        self.entry(&destination).workers += 1;
+        Some((destination, Job::Quit(connection)))
+    }
+
+    fn take_connect(&mut self, now: Millis) -> Option<(Destination, Job)> {
+        while self.addresses.has_room()
+            && let Some(destination) = self.next_of(Ring::Connect)
+        {
+            if let Some(refused) = self.refused(&destination, now) {
+                return Some((destination, refused));
             }
-            if let Some(gone) = self.rings[kind as usize].pop_front()
-                && let Some(site) = self.sites.get_mut(&gone)
-            {
-                site.in_ring = false;
-                if site.is_idle() {
-                    self.sites.remove(&gone);
-                }
+            if let Some(connection) = self.addresses.take_idle(&destination) {
+                self.entry(&destination).workers += 1;
+                self.offer(&destination);
+                return Some((destination, Job::Relay(connection)));
             }
-        }
-        false
-    }
-
-    /// A destination for one more worker; to be ended by [`Sites::leave`].
-    pub fn take(&mut self, kind: Kind, limits: &Limits) -> Option<Destination> {
-        if !self.has_work(kind, limits) {
-            return None;
-        }
-        let destination = self.rings[kind as usize].pop_front()?;
-        let site = self.sites.get_mut(&destination)?;
-        site.in_ring = false;
-        site.workers += 1;
-        site.opening += 1;
-        self.busy[kind as usize] += 1;
-        self.offer(&destination, limits);
-        Some(destination)
-    }
-
-    /// The worker is connected: the destination may have more workers if this one leaves something in the
-    /// queue. Its past failures count until a message went through.
-    pub fn connected(&mut self, destination: &Destination) {
-        if let Some(site) = self.sites.get_mut(destination) {
-            site.opening = site.opening.saturating_sub(1);
-            site.up = true;
-        }
-    }
-
-    /// The worker gave its connection up and opens another.
-    pub fn reopening(&mut self, destination: &Destination) {
-        if let Some(site) = self.sites.get_mut(destination) {
-            site.opening += 1;
-        }
-    }
-
-    /// A connection could not be opened, or was of no use. Unless other workers are connected (then it just takes
-    /// no more of them) the destination gets a back-off, and all that stand in its queue are returned, for the
-    /// caller to end their parts.
-    pub fn failed(
-        &mut self,
-        destination: &Destination,
-        now: Millis,
-        back_off: &BackOff,
-        jitter: u64,
-    ) -> Vec<Id> {
-        let Some(site) = self.sites.get_mut(destination) else {
-            return Vec::new();
-        };
-        let connected = site.workers.saturating_sub(site.opening);
-        if connected > 0 && site.losses < LOSSES {
-            site.full_at = Some(connected);
-            return Vec::new();
-        }
-        site.failures = site.failures.saturating_add(1);
-        let wait = back_off.wait(site.failures, jitter);
-        (site.up, site.full_at, site.losses) = (false, None, 0);
-        site.until = now.saturating_add(millis(wait));
-        let ids = std::mem::take(&mut site.queue).into();
-        self.sweep(now, back_off.max);
-        ids
-    }
-
-    /// The whole queue of a destination, without a back-off: its domain says never, say.
-    pub fn drain(&mut self, destination: &Destination) -> Vec<Id> {
-        self.sites
-            .get_mut(destination)
-            .map(|site| std::mem::take(&mut site.queue).into())
-            .unwrap_or_default()
-    }
-
-    /// A connection was lost under its first message. Whether that was once too often: the destination has
-    /// [`Sites::failed`], whoever else is connected.
-    pub fn lost(&mut self, destination: &Destination) -> bool {
-        self.sites.get_mut(destination).is_some_and(|site| {
-            site.losses = site.losses.saturating_add(1);
-            site.losses >= LOSSES
-        })
-    }
-
-    /// What a worker that has done `done` messages on its destination does next. `proven`: its connection has
-    /// carried a message.
-    pub fn next(
-        &mut self,
-        destination: &Destination,
-        done: u32,
-        proven: bool,
-        limits: &Limits,
-    ) -> Next {
-        let kind = destination.kind();
-        let crowded = self.is_crowded(kind, limits);
-        let most = if crowded {
-            MESSAGES_WHEN_CROWDED
-        } else {
-            MESSAGES_A_CONNECTION
-        };
-        let site = self.sites.get_mut(destination);
-        let message = site.and_then(|site| {
-            if proven {
-                (site.failures, site.losses, site.until) = (0, 0, 0);
-            }
-            if done < most {
-                site.queue.pop_front()
-            } else {
-                None
-            }
-        });
-        self.offer(destination, limits);
-        match message {
-            Some(id) => Next::Message(id),
-            None if crowded || done >= most || kind == Kind::Local => Next::Leave,
-            None => Next::Linger,
-        }
-    }
-
-    /// A worker of `destination` waits for mail (`on`) or no longer does.
-    pub fn lingers(&mut self, destination: &Destination, on: bool) {
-        if let Some(site) = self.sites.get_mut(destination) {
-            site.lingering = if on {
-                site.lingering + 1
-            } else {
-                site.lingering.saturating_sub(1)
+            let Some(mut targets) = self.entry(&destination).targets.take() else {
+                self.line_up(Ring::LookUp, destination);
+                continue;
             };
-        }
-    }
-
-    /// Whether mail has come for a lingering worker.
-    pub fn has_mail(&self, destination: &Destination) -> bool {
-        self.sites
-            .get(destination)
-            .is_some_and(|site| !site.queue.is_empty())
-    }
-
-    /// Others wait for a worker and all are taken.
-    pub fn is_crowded(&self, kind: Kind, limits: &Limits) -> bool {
-        self.busy[kind as usize] >= limits.of(kind) && !self.rings[kind as usize].is_empty()
-    }
-
-    /// The worker is done with its destination. `opening`: it was not connected when it gave up.
-    pub fn leave(&mut self, destination: &Destination, opening: bool, limits: &Limits) {
-        let kind = destination.kind();
-        self.busy[kind as usize] = self.busy[kind as usize].saturating_sub(1);
-        if let Some(site) = self.sites.get_mut(destination) {
-            site.workers = site.workers.saturating_sub(1);
-            site.opening = site.opening.saturating_sub(usize::from(opening));
-            if site.is_idle() && !site.in_ring {
-                self.sites.remove(destination);
+            if let Some(refusal) = self.addresses.leave_alone(&mut targets, now) {
+                let queue = std::mem::take(&mut self.entry(&destination).queue);
+                return Some((destination, Job::Refuse(refusal, queue)));
+            }
+            let permit = self.addresses.permit(targets[0].addr, &destination);
+            let entry = self.entry(&destination);
+            if permit == Permit::Given {
+                (entry.workers, entry.opening) = (entry.workers + 1, entry.opening + 1);
+                self.offer(&destination);
+                return Some((destination, Job::Open(targets)));
+            }
+            (entry.targets, entry.is_offered) = (Some(targets), true);
+            if permit == Permit::AllTaken {
+                self.rings[Ring::Connect as usize].push_front(destination);
+                break;
             }
         }
-        self.offer(destination, limits);
+        None
+    }
+
+    fn take_other(&mut self, ring: Ring, now: Millis) -> Option<(Destination, Job)> {
+        let limits = &self.addresses.limits;
+        let has_room = match ring {
+            Ring::LookUp => self.looking_up < limits.look_ups,
+            _ => self.local < limits.local,
+        };
+        let destination = has_room.then(|| self.next_of(ring))??;
+        let refused = self.refused(&destination, now);
+        let job = match (&destination, refused) {
+            (_, Some(refused)) => refused,
+            (Destination::Host(host), None) => {
+                self.entry(&destination).looking_up = true;
+                self.looking_up += 1;
+                Job::LookUp(host.clone())
+            }
+            (Destination::Mailbox(mbox), None) => {
+                self.entry(&destination).workers += 1;
+                self.local += 1;
+                Job::Deliver(mbox.clone())
+            }
+            (Destination::Nobody, None) => return None,
+        };
+        Some((destination, job))
+    }
+
+    /// The whole queue, if there is no way to this destination now or ever.
+    fn refused(&mut self, destination: &Destination, now: Millis) -> Option<Job> {
+        let entry = self.entry(destination);
+        let never = match destination {
+            Destination::Nobody => Some("no such user here".to_owned()),
+            _ => entry.never.take(),
+        };
+        let refusal = match never {
+            Some(why) => Refusal {
+                fate: Fate::Never(why),
+                since: now,
+                until: now,
+            },
+            None => entry.health.refusal(now)?,
+        };
+        entry.targets = None;
+        Some(Job::Refuse(refusal, std::mem::take(&mut entry.queue)))
+    }
+
+    /// A look-up has ended.
+    pub(crate) fn looked_up(
+        &mut self,
+        destination: &Destination,
+        found: Result<Vec<Target>, RouteError>,
+        now: Millis,
+    ) {
+        debug_assert!(self.looking_up > 0, "a look-up ends once");
+        self.looking_up -= 1;
+        let back_off = self.addresses.limits.back_off;
+        let entry = self.entry(destination);
+        entry.looking_up = false;
+        match found {
+            Ok(targets) if targets.is_empty() => entry.health.fail("no address", now, &back_off),
+            Ok(targets) => (entry.targets, entry.health) = (Some(targets), Health::default()),
+            Err(RouteError::Never(why)) => entry.never = Some(why),
+            Err(RouteError::Later(why)) => entry.health.fail(&why, now, &back_off),
+        }
+        self.offer(destination);
+        self.drop_if_over(destination);
+        self.sweep(now);
+    }
+
+    /// A connection is open.
+    pub(crate) fn opened(&mut self, destination: &Destination, target: &Target) {
+        self.entry(destination).opening -= 1;
+        let line = self.addresses.opened(target.addr);
+        self.rings[Ring::Connect as usize].extend(line);
+    }
+
+    /// The first of `targets` could not be opened; its permit is given back. The destination goes on with the others.
+    pub(crate) fn open_failed(
+        &mut self,
+        destination: &Destination,
+        targets: Vec<Target>,
+        answer: &str,
+        now: Millis,
+    ) {
+        let Some(first) = targets.first().cloned() else {
+            return;
+        };
+        let entry = self.entry(destination);
+        entry.opening -= 1;
+        entry.targets.get_or_insert(targets);
+        self.addresses.failed(first.addr, answer, now);
+        self.closed(destination, &first);
+        self.sweep(now);
+    }
+
+    /// A connection was lost under a message. The message goes on over another one: anew from the first host if this one
+    /// had carried others before, since the host may have closed it meanwhile; else to the next host, if there is one;
+    /// false if not.
+    pub(crate) fn lost(&mut self, lost: &mut Connection, id: Id, why: &str, now: Millis) -> bool {
+        let is_first = lost.carried == 0;
+        if is_first {
+            self.addresses.lost(lost.target.addr, why, now);
+        }
+        let goes_on = !is_first || !lost.rest.is_empty();
+        if goes_on {
+            let rest = std::mem::take(&mut lost.rest);
+            let entry = self.entry(&lost.destination);
+            entry.queue.push_front(id);
+            entry.targets = Some(rest).filter(|_| is_first);
+        }
+        goes_on
+    }
+
+    /// The next message for a connection.
+    pub(crate) fn next_message(&mut self, connection: &Connection) -> Option<Id> {
+        let carried = connection.carried;
+        if carried > 0 {
+            self.addresses.proven(connection.target.addr);
+        }
+        let has_turn = carried < MESSAGES_WHEN_CROWDED
+            || carried < MESSAGES_A_TURN && !self.is_crowded(connection);
+        let entry = self.entries.get_mut(&connection.destination)?;
+        has_turn.then(|| entry.queue.pop_front())?
+    }
+
+    /// The next message for a mailbox whose worker has delivered `done`.
+    pub(crate) fn next_local(&mut self, destination: &Destination, done: u32) -> Option<Id> {
+        let is_crowded = !self.rings[Ring::Local as usize].is_empty();
+        let entry = self.entries.get_mut(destination)?;
+        if done > 0 {
+            entry.health = Health::default();
+        }
+        let has_turn = done < MESSAGES_WHEN_CROWDED || done < MESSAGES_A_TURN && !is_crowded;
+        has_turn.then(|| entry.queue.pop_front())?
+    }
+
+    /// A mailbox cannot be written to; until when it is left alone.
+    pub(crate) fn local_failed(&mut self, mbox: &Destination, why: &str, now: Millis) -> Millis {
+        let back_off = self.addresses.limits.back_off;
+        let health = &mut self.entry(mbox).health;
+        health.fail(why, now, &back_off);
+        health.until
+    }
+
+    /// Keeps a connection without mail for a moment. Gives it back, to be closed, if it is of no use, has had its turn,
+    /// or others wait for its permit.
+    pub(crate) fn park(&mut self, mut connection: Connection, now: Millis) -> Option<Connection> {
+        let entry = self.entries.get(&connection.destination);
+        let has_mail = entry.is_some_and(|entry| !entry.queue.is_empty());
+        if has_mail || !connection.link.is_usable() || self.is_crowded(&connection) {
+            return Some(connection);
+        }
+        connection.idle_since = now;
+        let destination = connection.destination.clone();
+        self.addresses.park(connection);
+        self.left(&destination);
+        None
+    }
+
+    fn is_crowded(&self, connection: &Connection) -> bool {
+        let connect = &self.rings[Ring::Connect as usize];
+        self.addresses.is_full() && has_others(connect, &connection.destination)
+            || self.addresses.has_others_in_line(connection)
+    }
+
+    /// A connection is closed: its permit is free.
+    pub(crate) fn closed(&mut self, destination: &Destination, target: &Target) {
+        let line = self.addresses.closed(target.addr);
+        self.rings[Ring::Connect as usize].extend(line);
+        self.left(destination);
+    }
+
+    /// The worker of a mailbox has left it.
+    pub(crate) fn left_local(&mut self, destination: &Destination) {
+        debug_assert!(self.local > 0, "a worker leaves once");
+        self.local -= 1;
+        self.left(destination);
+    }
+
+    fn left(&mut self, destination: &Destination) {
+        let entry = self.entry(destination);
+        debug_assert!(entry.workers > 0, "a worker leaves once");
+        entry.workers -= 1;
+        self.offer(destination);
+        self.drop_if_over(destination);
     }
 
     /// All may be called at once.
-    pub fn forget_back_offs(&mut self) {
-        for site in self.sites.values_mut() {
-            (site.failures, site.losses, site.until) = (0, 0, 0);
+    pub(crate) fn forget_back_offs(&mut self) {
+        self.addresses.forget_back_offs();
+        for entry in self.entries.values_mut() {
+            entry.health = Health::default();
         }
-        self.sites.retain(|_, site| !site.is_idle() || site.in_ring);
     }
 
-    /// Whether there is none.
-    #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
-        self.sites.is_empty()
+    /// The first destination in a round robin that still wants a worker.
+    fn next_of(&mut self, ring: Ring) -> Option<Destination> {
+        while let Some(destination) = self.rings[ring as usize].pop_front() {
+            let is_remote = matches!(destination, Destination::Host(_));
+            let entry = self.entry(&destination);
+            entry.is_offered = false;
+            if entry.wants_worker(is_remote) {
+                return Some(destination);
+            }
+            self.drop_if_over(&destination);
+        }
+        None
     }
 
-    /// Whether anybody works on one.
-    #[cfg(test)]
-    pub fn is_busy(&self) -> bool {
-        self.busy != [0; 2]
-    }
-
-    /// How many there are.
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.sites.len()
-    }
-
-    fn offer(&mut self, destination: &Destination, limits: &Limits) {
-        let kind = destination.kind();
-        if let Some(site) = self.sites.get_mut(destination)
-            && !site.in_ring
-            && site.wants(kind, limits)
+    fn offer(&mut self, destination: &Destination) {
+        let (is_remote, ring) = match destination {
+            Destination::Host(_) => (true, Ring::Connect),
+            _ => (false, Ring::Local),
+        };
+        if let Some(entry) = self.entries.get(destination)
+            && !entry.is_offered
+            && entry.wants_worker(is_remote)
         {
-            site.in_ring = true;
-            self.rings[kind as usize].push_back(destination.clone());
+            self.line_up(ring, destination.clone());
+        }
+    }
+
+    fn line_up(&mut self, ring: Ring, destination: Destination) {
+        self.entry(&destination).is_offered = true;
+        self.rings[ring as usize].push_back(destination);
+    }
+
+    fn entry(&mut self, destination: &Destination) -> &mut Entry {
+        self.entries.entry(destination.clone()).or_default()
+    }
+
+    fn drop_if_over(&mut self, destination: &Destination) {
+        let over = |entry: &Entry| entry.is_over() && entry.health.is_good();
+        if self.entries.get(destination).is_some_and(over) {
+            self.entries.remove(destination);
         }
     }
 
     /// Forgets back-offs that nobody has asked for since: a hostile list of domains must not fill the memory.
-    fn sweep(&mut self, now: Millis, longest: Duration) {
-        if self.sites.len() >= self.sweep_at {
-            let old = |site: &Site| site.until.saturating_add(millis(longest)) < now;
-            self.sites
-                .retain(|_, s| s.in_ring || s.workers > 0 || !s.queue.is_empty() || !old(s));
-            self.sweep_at = (self.sites.len() * 2).max(64);
+    fn sweep(&mut self, now: Millis) {
+        if self.len() >= self.sweep_at {
+            self.addresses.sweep(now);
+            let back_off = self.addresses.limits.back_off;
+            self.entries
+                .retain(|_, e| !(e.is_over() && e.health.is_over(now, &back_off)));
+            self.sweep_at = (self.len() * 2).max(64);
         }
     }
-}
 
-/// A duration in our unit.
-pub fn millis(duration: Duration) -> Millis {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() + self.addresses.len()
+    }
 }

@@ -1,130 +1,132 @@
-//! The forwarding side of the daemon: a scheduler thread that knows when which message is due, and workers,
-//! started on demand, that call out or deliver what the mailboxes could not take at once.
+//! The queue: what waits in the spool is sent to its next hop, delivered to a mailbox that could not take it at once,
+//! or returned to its sender.
 //!
-//! What is decided is in `plan.rs` (pure); who waits for whom in `desk.rs`; the workers in `crew.rs`; a
-//! message's round in `round.rs`. Here is the scheduler: scan the spool, begin rounds, hire.
+//! | file | decides or does |
+//! | --- | --- |
+//! | `schedule` | which message is due, and how its attempt stands (pure) |
+//! | `destinations`, `addresses` | which destination gets a worker, which address a connection (pure) |
+//! | `pool` | the two above under one lock; who sleeps, what each worker has in hand |
+//! | `worker` | one job after another: look up, connect, send, deliver, refuse |
+//! | `attempt` | what became of a message's recipients: reports, records, the next try |
+//! | `environment` | what the queue needs of the rest of the daemon; the clock |
 //!
-//! It promises: at most MAX_RELAYS connections, a quarter of them to one destination; a dead or silent host, or
-//! a locked mailbox, delays only its own mail; idle, every thread sleeps. A thread that the system refuses is
-//! asked for again a second later. A message whose file cannot be read now stays in the schedule.
+//! Here are the way in and the scheduler, a thread that begins what is due, starts workers, and looks through the spool.
+//!
+//! It promises: at most MAX_RELAYS connections, a fifth of them to one address; a dead or silent host, name server or
+//! mailbox delays only its own mail; idle, every thread sleeps. A thread that the system refuses is asked for again a
+//! second later. A message whose file cannot be read now stays in the schedule.
 
+mod addresses;
 mod attempt;
 mod destinations;
 mod environment;
-#[cfg(test)]
-mod fakes;
 mod pool;
-#[cfg(test)]
-mod queue_tests;
-mod retry;
 mod schedule;
+#[cfg(test)]
+mod tests;
 mod worker;
 
-use crate::daemon::router::Router;
 use crate::message::Id;
-use crate::relay::queue::destinations::{Destination, Millis, millis};
-use crate::relay::queue::environment::{DaemonEnvironment, Environment};
-use crate::relay::queue::pool::{Board, Desk};
-use crate::relay::queue::worker::Crew;
-use crate::store::spool::{Queued, Spool, State};
+use crate::relay::queue::attempt::wall_clock;
+use crate::relay::queue::pool::{Pool, Shared, State};
+use crate::relay::queue::schedule::Routed;
+use crate::relay::queue::worker::Worker;
+use crate::smtp::address::ForwardPath;
+use crate::store::spool::{Queued, Recipient, Spool, State as Progress};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub use crate::relay::queue::environment::Route;
+pub(crate) use crate::relay::queue::environment::{BackOff, Environment, Link, Settings};
+use crate::relay::queue::environment::{Destination, Limits, Millis, millis, now};
 
 /// Enough for a worker in a debug build; only what is used is ever in memory.
 const STACK: usize = 256 << 10;
-/// Files of messages whose first try is near that are kept open, at most; fewer where open files are few.
-pub(crate) const OPEN: usize = 128;
 /// Before a refused thread is asked for again.
-const HIRE_AGAIN: Millis = 1_000;
+const START_AGAIN: Millis = 1_000;
 /// Before a scan that failed is repeated.
 const SCAN_AGAIN: Millis = 60_000;
+/// No sleep of the scheduler with something to do is longer: a sleep does not go on through a suspend.
+const NAP: Millis = 30_000;
+/// A wall clock that goes wrong by more has been set.
+const LEAP: i128 = 5_000;
 
-/// The way into the queue. Made first, so that the post office can have one; what is submitted before the queue
-/// starts is kept.
+/// The way into the queue. Made first, so that the router can have one; what is submitted before the queue starts
+/// is kept.
 #[derive(Clone)]
 pub struct QueueHandle {
-    pub(super) desk: Arc<Desk>,
+    pool: Arc<Pool>,
 }
 
 impl Default for QueueHandle {
     fn default() -> QueueHandle {
         QueueHandle {
-            desk: Arc::new(Desk::new()),
+            pool: Arc::new(Pool::new()),
         }
     }
 }
 
 impl QueueHandle {
-    /// A handle of a queue to be.
-    #[cfg(test)]
-    pub fn new() -> QueueHandle {
-        QueueHandle::default()
+    /// A message that [`Spool::accept`] has just taken: due at once. `routes`: of its recipients, in their order.
+    pub fn submit(&self, queued: Queued, routes: Vec<Route>) {
+        let recipients = queued.recipients.iter().enumerate().zip(routes);
+        let routed =
+            recipients.map(|((index, recipient), route)| routed(index, &recipient.to, route));
+        let (id, routed) = (queued.id, routed.collect());
+        let age = age(&queued);
+        self.pool.change(|state| {
+            if !state.stopping && state.schedule.admit(id, now()) {
+                // A file that is open is not recycled. From here on a scan finds the message known.
+                drop(queued);
+                state.begin(id, routed, age);
+            }
+        });
     }
 
-    /// A message that [`Spool::accept`] has just taken: due at once.
-    pub fn submit(&self, queued: Queued) {
-        let id = queued.id;
-        let Some(begin) = self.desk.begin.get() else {
-            self.desk.board().plan.submit(id);
-            return self.desk.notify();
-        };
-        if catch_unwind(AssertUnwindSafe(|| begin(queued))).is_err() {
-            log::error!("the queue panicked on id={id}; it waits for the next start");
-        }
-    }
-
-    /// SIGUSR1: everything is due now, and no host is given up.
-    #[cfg(test)]
-    pub fn retry_all(&self) {
-        self.desk.board().plan.retry_all();
-        self.desk.notify();
+    /// SIGUSR1: looks through the spool's folder again; everything is due now, and no host is given up.
+    pub fn flush(&self) {
+        self.pool.change(|state| state.flush = true);
     }
 }
 
 /// The running queue. Dropped, it ends without grace.
 pub struct Queue {
-    desk: Arc<Desk>,
+    handle: QueueHandle,
     spool: Arc<Spool>,
     scheduler: Option<JoinHandle<()>>,
 }
 
 impl Queue {
-    /// Starts scanning the spool and working. What is submitted to `inbox` is worked on. Fails if the scheduler's
-    /// thread cannot be started.
-    pub fn start(spool: Arc<Spool>, post: Arc<Router>, inbox: &QueueHandle) -> io::Result<Queue> {
-        Queue::run(
-            spool,
-            DaemonEnvironment::new(post).map_err(io::Error::other)?,
-            inbox,
-        )
-    }
-
-    pub(crate) fn run<O: Environment>(
+    /// Starts scanning the spool and working. What is submitted to `handle` is worked on.
+    ///
+    /// # Errors
+    /// The scheduler's thread cannot be started.
+    pub(crate) fn start(
         spool: Arc<Spool>,
-        outside: O,
-        inbox: &QueueHandle,
+        environment: Arc<dyn Environment>,
+        handle: &QueueHandle,
     ) -> io::Result<Queue> {
-        let desk = inbox.desk.clone();
-        let crew = Arc::new(Crew {
-            desk: desk.clone(),
-            spool: spool.clone(),
-            outside,
+        let shared = Arc::new(Shared {
+            pool: Arc::clone(&handle.pool),
+            spool: Arc::clone(&spool),
+            environment,
         });
-        let (weak, limits) = (Arc::downgrade(&crew), crew.outside.settings().limits);
-        desk.board().limits = limits;
-        let _ = desk.begin.set(Box::new(move |queued| {
-            if let Some(crew) = weak.upgrade() {
-                begin_fresh(&crew, queued);
-            }
-        }));
+        let scheduler = Scheduler {
+            shared,
+            scan_at: Some(0),
+            start_at: 0,
+            started: 0,
+            warned: false,
+            boot: boot_time(),
+        };
         let scheduler = Builder::new()
             .name("queue".into())
-            .spawn(move || schedule(&crew))?;
+            .spawn(move || scheduler.run())?;
         Ok(Queue {
-            desk,
+            handle: handle.clone(),
             spool,
             scheduler: Some(scheduler),
         })
@@ -132,14 +134,12 @@ impl Queue {
 
     /// The settings have changed.
     pub fn reloaded(&self) {
-        drop(self.desk.board());
-        self.desk.notify();
+        self.handle.pool.changed.notify_all();
     }
 
-    /// See [`QueueHandle::retry_all`].
-    pub fn retry_all(&self) {
-        self.desk.board().plan.retry_all();
-        self.desk.notify();
+    /// See [`QueueHandle::flush`].
+    pub fn flush(&self) {
+        self.handle.flush();
     }
 
     /// No new connections or messages; what is past DATA, or being written to a mailbox, finishes within `grace`.
@@ -153,7 +153,7 @@ impl Queue {
         let Some(scheduler) = self.scheduler.take() else {
             return;
         };
-        self.desk.stop(grace);
+        self.handle.pool.stop(grace);
         if scheduler.join().is_err() {
             log::error!("the scheduler of the queue panicked");
         }
@@ -167,165 +167,198 @@ impl Drop for Queue {
     }
 }
 
-fn schedule<O: Environment>(crew: &Arc<Crew<O>>) {
-    let desk = &crew.desk;
-    let mut scan_at = scan(crew);
-    let mut hire_at = None;
-    let mut warned = false;
-    loop {
-        let limits = crew.outside.settings().limits;
-        let mut board = desk.board();
-        if board.stopping {
+/// The scheduler's own state.
+struct Scheduler {
+    shared: Arc<Shared>,
+    /// When the spool is to be looked through.
+    scan_at: Option<Millis>,
+    /// When the next worker may be started, and how many have been.
+    start_at: Millis,
+    started: usize,
+    warned: bool,
+    /// When the machine was booted, by the wall clock: another answer means that this was set.
+    boot: i128,
+}
+
+impl Scheduler {
+    fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let (pool, spool) = (&shared.pool, &shared.spool);
+        loop {
+            let settings = shared.environment.settings();
+            self.follow_wall_clock();
+            let mut state = pool.lock();
+            if state.stopping {
+                return;
+            }
+            state.wakes_at = 0;
+            let limits = Limits::new(settings.max_relays, settings.back_off);
+            state.destinations.addresses.limits = limits;
+            let now = now();
+            state.destinations.addresses.expire(now);
+            pool.wake(&mut state);
+            let purge_at = spool
+                .purge_at()
+                .map(|at| now + millis(at.saturating_duration_since(Instant::now())));
+            let must_scan = self.scan_at.is_some_and(|at| at <= now);
+            if self.start_at <= now && state.wants_worker() {
+                self.start_worker(&mut state);
+            } else if state.flush || must_scan {
+                let flush = std::mem::take(&mut state.flush);
+                if flush {
+                    state.schedule.flush();
+                    state.destinations.forget_back_offs();
+                }
+                drop(state);
+                self.scan(flush, settings.back_off.max);
+            } else if let Some(id) = state.schedule.due(now) {
+                drop(state);
+                let begin = AssertUnwindSafe(|| self.begin(id, &settings));
+                if catch_unwind(begin).is_err() {
+                    log::error!("the queue panicked on id={id}; it is tried again later");
+                    let due = now + millis(settings.back_off.min);
+                    pool.change(|state| state.schedule.retry(id, due, now));
+                }
+            } else if purge_at.is_some_and(|at| at <= now) {
+                drop(state);
+                spool.purge();
+            } else {
+                let start_at = Some(self.start_at).filter(|at| *at > now);
+                let times = [state.next_event(), start_at, self.scan_at, purge_at];
+                let until = times.into_iter().flatten().min();
+                let until = until.map_or(Millis::MAX, |at| at.clamp(now + 1, now + NAP));
+                state.wakes_at = until;
+                drop(pool.sleep(state, Duration::from_millis(until - now)));
+            }
+        }
+    }
+
+    /// Starts a worker, or notes that the system refuses.
+    fn start_worker(&mut self, state: &mut State) {
+        self.started += 1;
+        let (shared, number) = (Arc::clone(&self.shared), self.started);
+        let started = Builder::new()
+            .name("relay".into())
+            .stack_size(STACK)
+            .spawn(move || Worker::work(shared, number));
+        match started {
+            Ok(_) => {
+                state.threads += 1;
+                state.starting += 1;
+                self.warned = false;
+            }
+            Err(e) => {
+                self.start_at = now() + START_AGAIN;
+                if !std::mem::replace(&mut self.warned, true) {
+                    log::warn!("cannot start a worker of the queue, trying again: {e}");
+                }
+            }
+        }
+    }
+
+    /// Puts every waiting message into the schedule.
+    fn scan(&mut self, flush: bool, longest: Duration) {
+        let (begun, clock, pool) = (now(), SystemTime::now(), &self.shared.pool);
+        let is_first = self.scan_at == Some(0);
+        let scanned = self.shared.spool.scan(&mut |id, next_try| {
+            // A clock that was set back must not keep mail for years.
+            let wait = next_try
+                .duration_since(clock)
+                .unwrap_or_default()
+                .min(longest);
+            let due = if flush { 0 } else { begun + millis(wait) };
+            pool.lock().schedule.found(id, due, begun);
+        });
+        if let Err(e) = scanned {
+            log::error!("spool: cannot read the folder, trying again in a minute: {e}");
+            self.scan_at = Some(now() + SCAN_AGAIN);
             return;
         }
-        board.limits = limits;
-        let now = desk.now();
-        if hire_at.is_none_or(|at| at <= now) {
-            let short = desk.staff(&mut board, |destination| {
-                hire(crew, destination, &mut warned)
-            });
-            hire_at = short.then_some(now + HIRE_AGAIN);
+        self.scan_at = None;
+        let count = pool.lock().schedule.len();
+        match flush {
+            true => log::info!("trying all {count} messages of the spool now"),
+            false if is_first && count > 0 => log::info!("{count} messages wait in the spool"),
+            false => {}
         }
-        let purge_at = crew.spool.purge_at().map(|at| desk.at(at));
-        if scan_at.is_some_and(|at| at <= now) {
-            drop(board);
-            scan_at = scan(crew);
-        } else if let Some(id) = board.plan.due(now) {
-            drop(board);
-            if catch_unwind(AssertUnwindSafe(|| begin(crew, id))).is_err() {
-                log::error!("the queue panicked on id={id}; it waits for the next start");
+    }
+
+    /// Begins a message's attempt: finds out where its recipients are.
+    fn begin(&self, id: Id, settings: &Settings) {
+        let Shared {
+            pool,
+            spool,
+            environment,
+        } = &*self.shared;
+        let queued = match spool.load(id) {
+            Ok(Some(queued)) => queued,
+            Ok(None) => return pool.change(|state| state.schedule.forget(id)),
+            Err(e) => {
+                log::error!("spool: cannot read id={id}, trying again later: {e}");
+                let again = now() + millis(settings.back_off.min);
+                return pool.change(|state| state.schedule.retry(id, again, now()));
             }
-        } else if purge_at.is_some_and(|at| at <= now) {
-            drop(board);
-            crew.spool.purge();
-        } else {
-            let until = [board.plan.next_due(), hire_at, scan_at, purge_at]
-                .into_iter()
-                .flatten()
-                .min();
-            drop(desk.wait(board, until));
+        };
+        if queued.is_finished() {
+            // It could not be removed when its last recipient was recorded.
+            if let Err(e) = queued.remove() {
+                log::error!("spool: cannot remove a finished message id={id}: {e}");
+            }
+            return pool.change(|state| state.schedule.forget(id));
+        }
+        let is_waiting =
+            |(_, recipient): &(usize, &Recipient)| recipient.state == Progress::Waiting;
+        let waiting = queued.recipients.iter().enumerate().filter(is_waiting);
+        let routes = waiting.map(|(index, r)| routed(index, &r.to, environment.route(&r.to)));
+        let (routes, age) = (routes.collect(), age(&queued));
+        drop(queued);
+        pool.change(|state| state.begin(id, routes, age));
+    }
+
+    /// The files hold the next try by the wall clock, for `--queue` and for the next start. A clock that is set makes
+    /// them untrue.
+    fn follow_wall_clock(&mut self) {
+        let boot = boot_time();
+        if (boot - self.boot).abs() < LEAP {
+            return;
+        }
+        self.boot = boot;
+        let waiting: Vec<_> = self.shared.pool.lock().schedule.waiting().collect();
+        log::info!(
+            "the clock was set; {} messages wait as long as before",
+            waiting.len()
+        );
+        for (due, id) in waiting {
+            if let Err(e) = self.shared.spool.set_next_try(id, wall_clock(due)) {
+                log::debug!("spool: cannot set the next try id={id}: {e}");
+            }
         }
     }
 }
 
-/// Puts every waiting message into the plan. Returns when to do it again, should it have failed.
-fn scan<O: Environment>(crew: &Crew<O>) -> Option<Millis> {
-    let (now, clock) = (crew.desk.now(), SystemTime::now());
-    // A clock that was set back must not keep mail for years.
-    let longest = crew.outside.settings().back_off.max;
-    let scanned = crew.spool.scan(&mut |id, next_try| {
-        let wait = next_try
-            .duration_since(clock)
-            .unwrap_or_default()
-            .min(longest);
-        crew.desk
-            .board()
-            .plan
-            .found(id, now.saturating_add(millis(wait)));
-    });
-    let Err(error) = scanned else {
-        crew.desk.board().plan.all_found();
-        return None;
+/// Where a recipient's mail goes, and under which path.
+fn routed(index: usize, to: &ForwardPath, route: Route) -> Routed {
+    let (destination, path) = match route {
+        Route::Mailbox(mbox) => (Destination::Mailbox(mbox), None),
+        Route::Forward(path) => (Destination::Host(path.host().clone()), Some(path)),
+        Route::Remote => (Destination::Host(to.host().clone()), None),
+        Route::NoSuchUser => (Destination::Nobody, None),
     };
-    log::error!("spool: cannot read the folder, trying again in a minute: {error}");
-    Some(crew.desk.now() + SCAN_AGAIN)
-}
-
-/// Begins a message's round: finds out where its recipients are.
-fn begin<O: Environment>(crew: &Crew<O>, id: Id) {
-    let queued = match crew.spool.load(id) {
-        Ok(Some(queued)) => queued,
-        Ok(None) => return crew.desk.board().plan.forget(id),
-        Err(e) => {
-            log::error!("spool: cannot read id={id}, trying again later: {e}");
-            let again = crew.desk.now() + millis(crew.outside.settings().back_off.min);
-            return crew.desk.board().plan.schedule(id, again);
-        }
-    };
-    if queued.is_finished() {
-        // It could not be removed when its last recipient was recorded.
-        if let Err(e) = queued.remove() {
-            log::error!("spool: cannot remove a finished message id={id}: {e}");
-        }
-        return crew.desk.board().plan.forget(id);
-    }
-    let waiting = queued
-        .recipients
-        .iter()
-        .filter(|r| r.state == State::Waiting);
-    let destinations = crew.destinations(waiting.map(|recipient| &recipient.to));
-    let held = join(crew, &mut crew.desk.board(), queued, destinations);
-    if let Some((queued, until)) = held {
-        hold(queued, until);
+    Routed {
+        index,
+        destination,
+        path,
     }
 }
 
-/// Begins the first round of a message that was just accepted, in the thread that accepted it: its file, known to be
-/// whole, is not read for that, and the scheduler is woken only if a worker is to be hired.
-fn begin_fresh<O: Environment>(crew: &Crew<O>, queued: Queued) {
-    let to = queued.recipients.iter().map(|recipient| &recipient.to);
-    let destinations = crew.destinations(to);
-    let mut board = crew.desk.board();
-    if board.stopping || !board.plan.admit(queued.id) {
-        return;
-    }
-    let held = join(crew, &mut board, queued, destinations);
-    let short = crew.desk.staff(&mut board, |_| false);
-    drop(board);
-    if short || held.is_some() {
-        crew.desk.notify();
-    }
-    if let Some((queued, until)) = held {
-        hold(queued, until);
-    }
+/// A message's age by the wall clock.
+fn age(queued: &Queued) -> Millis {
+    let age = SystemTime::now().duration_since(queued.received);
+    age.map_or(0, millis)
 }
 
-/// The message joins the queues of its destinations. If all of them are in back-off: the message back, and until when.
-fn join<O: Environment>(
-    crew: &Crew<O>,
-    board: &mut Board,
-    queued: Queued,
-    destinations: Vec<Destination>,
-) -> Option<(Queued, SystemTime)> {
-    let (now, limits) = (crew.desk.now(), board.limits);
-    // The parts of a message for several would write to one open file: each opens its own.
-    let alone = destinations.len() == 1;
-    let held = board.plan.begin(queued.id, destinations, now, &limits);
-    match held {
-        Some(until) => {
-            let wait = Duration::from_millis(until.saturating_sub(now));
-            return Some((queued, SystemTime::now() + wait));
-        }
-        None if alone && queued.is_small() && board.open.len() < board.most_open => {
-            board.open.insert(queued.id, queued);
-        }
-        None => {}
-    }
-    None
-}
-
-/// Notes when a message is due that its destinations' back-off holds: advice for `--queue`; the schedule has it.
-fn hold(mut queued: Queued, next_try: SystemTime) {
-    let (id, tries) = (queued.id, queued.tries);
-    if let Err(e) = queued.defer(tries, next_try) {
-        log::debug!("spool: cannot set the next try id={id}: {e}");
-    }
-}
-
-/// Starts a worker; false if the system refuses.
-fn hire<O: Environment>(crew: &Arc<Crew<O>>, destination: Destination, warned: &mut bool) -> bool {
-    let its = crew.clone();
-    match Builder::new()
-        .name("relay".into())
-        .stack_size(STACK)
-        .spawn(move || its.work(destination))
-    {
-        Ok(_) => *warned = false,
-        Err(e) if !*warned => {
-            log::warn!("cannot start a worker of the queue, trying again: {e}");
-            *warned = true;
-        }
-        Err(_) => {}
-    }
-    !*warned
+/// When the machine was booted, in milliseconds of the wall clock.
+fn boot_time() -> i128 {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+    clock.map_or(0, |clock| clock.as_millis() as i128) - i128::from(now())
 }

@@ -1,280 +1,390 @@
-//! Where the scheduler and the workers meet: the plan under one mutex, and who sleeps where. Every wait is for
-//! an event with a name or for the next due time; nothing polls.
+//! The queue's one state, under one lock, and the workers that sleep on its one Condvar.
 //!
-//! * The scheduler sleeps on `changed`.
-//! * A worker without work sits in `idle`: the scheduler puts a destination into its seat and unparks it.
-//! * A worker with a connection and no mail for it stands in `lingering`: unparked when mail has come or when
-//!   others need its place.
-//! * `stop` sleeps on `gone` until no connection is registered any more.
+//! A worker asks for its next job and sleeps until there is one; after 30 seconds without, it ends. Whoever changes the
+//! state wakes one sleeper if there is work. That may be the scheduler, which then starts a worker, or finds that a
+//! sleeping one will do. Whoever puts in a time before the scheduler's next one wakes all.
+//!
+//! What a worker has in hand stands in [`State::workers`], not on its stack. It is cleared step by step; what is left
+//! when the worker asks for its next job (because it panicked, say) is given back then: permits, places, messages.
 
 use crate::message::Id;
-use crate::relay::queue::OPEN;
-use crate::relay::queue::attempt::Failed;
-use crate::relay::queue::destinations::{Destination, Kind, Limits, Millis, Next, millis};
-use crate::relay::queue::schedule::Plan;
-use crate::store::files::files_to_keep;
-use crate::store::spool::Queued;
-use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, Thread};
+use crate::relay::mx::{RouteError, Target};
+use crate::relay::queue::addresses::{Connection, Job};
+use crate::relay::queue::destinations::Destinations;
+use crate::relay::queue::environment::{
+    BackOff, Destination, Environment, Interrupter, Limits, Millis, millis, now,
+};
+use crate::relay::queue::schedule::{Routed, Schedule, Taken};
+use crate::store::spool::Spool;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a worker without work stays, so that a burst does not start its threads anew.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long a connection without mail is kept, as RFC 5321 4.5.3.2 lets us: far below any server's timeout.
-const LINGER: Duration = Duration::from_secs(1);
 
-pub(crate) struct Desk {
-    board: Mutex<Board>,
-    changed: Condvar,
-    gone: Condvar,
-    start: Instant,
-    /// Begins a message that was just accepted; set when the queue runs.
-    pub(crate) begin: OnceLock<Box<dyn Fn(Queued) + Send + Sync>>,
+/// What all threads of the queue share.
+pub(crate) struct Shared {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) environment: Arc<dyn Environment>,
 }
 
-pub(crate) struct Board {
-    pub(crate) plan: Plan<Failed>,
-    pub(crate) limits: Limits,
+/// The state and its sleepers.
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    pub(crate) changed: Condvar,
+}
+
+/// All that the queue knows.
+pub(crate) struct State {
+    pub(crate) schedule: Schedule,
+    pub(crate) destinations: Destinations,
     pub(crate) stopping: bool,
-    /// Messages that have begun, for one destination, and that no worker has taken: their files need not be read.
-    pub(crate) open: HashMap<Id, Queued>,
-    pub(crate) most_open: usize,
-    idle: Vec<Arc<Seat>>,
-    lingering: Vec<(Destination, Thread)>,
-    /// How to end each thing under way.
-    under_way: HashMap<u64, Box<dyn Fn() + Send>>,
-    serial: u64,
+    /// The spool's folder is to be looked through and all of it to be tried at once.
+    pub(crate) flush: bool,
+    /// When the scheduler looks again by itself; never, while it is awake.
+    pub(crate) wakes_at: Millis,
+    workers: HashMap<usize, Work>,
+    /// Workers there are, those of them that wait for a job, and those that have not asked for one yet.
+    pub(crate) threads: usize,
+    waiting: usize,
+    pub(crate) starting: usize,
 }
 
-struct Seat {
-    thread: Thread,
-    job: Mutex<Option<Destination>>,
+/// What a worker has in hand.
+struct Work {
+    destination: Destination,
+    stage: Stage,
+    /// Deliveries that have not ended, the current one first.
+    messages: VecDeque<Id>,
+    /// Ends a connection, and with it this work; `stop` waits for it.
+    interrupter: Option<Interrupter>,
 }
 
-impl Desk {
-    pub(crate) fn new() -> Desk {
-        let board = Board {
-            plan: Plan::default(),
-            limits: Limits::new(1),
+/// What of its destination a worker takes up.
+enum Stage {
+    LookingUp,
+    Opening(Vec<Target>),
+    Connected(Target),
+    Local,
+    Nothing,
+}
+
+/// What becomes of a message whose delivery has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is gone.
+    Forget,
+    /// It is tried again then.
+    Retry(Millis),
+    /// Other deliveries of it have not ended.
+    Others,
+}
+
+impl Pool {
+    pub(crate) fn new() -> Pool {
+        // The scheduler puts in what is configured.
+        let min = Duration::from_secs(60);
+        let state = State {
+            schedule: Schedule::default(),
+            destinations: Destinations::new(Limits::new(1, BackOff { min, max: min })),
             stopping: false,
-            open: HashMap::new(),
-            most_open: files_to_keep(OPEN),
-            idle: Vec::new(),
-            lingering: Vec::new(),
-            under_way: HashMap::new(),
-            serial: 0,
+            flush: false,
+            wakes_at: 0,
+            workers: HashMap::new(),
+            threads: 0,
+            waiting: 0,
+            starting: 0,
         };
-        Desk {
-            board: Mutex::new(board),
+        Pool {
+            state: Mutex::new(state),
             changed: Condvar::new(),
-            gone: Condvar::new(),
-            start: Instant::now(),
-            begin: OnceLock::new(),
         }
     }
 
-    pub(crate) fn now(&self) -> Millis {
-        millis(self.start.elapsed())
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same clock at another moment.
-    pub(crate) fn at(&self, moment: Instant) -> Millis {
-        millis(moment.saturating_duration_since(self.start))
+    /// Changes the state and wakes whom that concerns.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        self.wake(&mut state);
+        result
     }
 
-    pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Something changed that the scheduler should look at.
-    pub(crate) fn notify(&self) {
-        self.changed.notify_one();
-    }
-
-    /// The scheduler's sleep, until a change or `until`.
-    pub(crate) fn wait<'a>(
-        &'a self,
-        board: MutexGuard<'a, Board>,
-        until: Option<Millis>,
-    ) -> MutexGuard<'a, Board> {
-        match until {
-            None => self
-                .changed
-                .wait(board)
-                .unwrap_or_else(PoisonError::into_inner),
-            Some(until) => {
-                let time = Duration::from_millis(until.saturating_sub(self.now()).max(1));
-                self.changed
-                    .wait_timeout(board, time)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            }
+    pub(crate) fn wake(&self, state: &mut State) {
+        let next = state.next_event();
+        if state.flush || next.is_some_and(|at| at < state.wakes_at) {
+            state.wakes_at = 0;
+            self.changed.notify_all();
+        } else if state.has_work() {
+            self.changed.notify_one();
         }
     }
 
-    /// Hands work out: to those who linger for it, to idle workers, then to new ones by `hire`. Returns whether
-    /// nobody could be hired for some of it.
-    pub(crate) fn staff(
+    /// Sleeps until a change, at most for `time`.
+    pub(crate) fn sleep<'a>(
         &self,
-        board: &mut Board,
-        mut hire: impl FnMut(Destination) -> bool,
-    ) -> bool {
-        let Board {
-            plan,
-            limits,
-            lingering,
-            idle,
-            ..
-        } = board;
-        if let Some(at) = lingering
-            .iter()
-            .rposition(|(destination, _)| plan.sites.has_mail(destination))
-        {
-            lingering.swap_remove(at).1.unpark();
-        }
-        for kind in [Kind::Remote, Kind::Local] {
-            while let Some(destination) = plan.sites.take(kind, limits) {
-                if let Some(seat) = idle.pop() {
-                    *seat.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(destination);
-                    seat.thread.unpark();
-                } else if !hire(destination.clone()) {
-                    plan.sites.leave(&destination, true, limits);
-                    return true;
-                }
-            }
-        }
-        if plan.sites.is_crowded(Kind::Remote, limits)
-            && let Some((_, thread)) = lingering.pop()
-        {
-            thread.unpark();
-        }
-        false
+        state: MutexGuard<'a, State>,
+        time: Duration,
+    ) -> MutexGuard<'a, State> {
+        let woken = self.changed.wait_timeout(state, time);
+        woken.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The next destination for a worker that has left its last; `None`: it is to end.
-    pub(crate) fn next_job(&self) -> Option<Destination> {
-        let mut board = self.board();
-        if board.stopping {
-            return None;
-        }
-        let Board { plan, limits, .. } = &mut *board;
-        if let Some(job) = plan
-            .sites
-            .take(Kind::Remote, limits)
-            .or_else(|| plan.sites.take(Kind::Local, limits))
-        {
-            return Some(job);
-        }
-        let seat = Arc::new(Seat {
-            thread: thread::current(),
-            job: Mutex::new(None),
-        });
-        board.idle.push(seat.clone());
-        drop(board);
+    /// The next job of a worker, which has given back whatever it had in hand; `None`: it is to end.
+    pub(crate) fn next_job(&self, worker: usize) -> Option<(Destination, Job)> {
+        let mut state = self.lock();
+        state.give_back(worker);
         let deadline = Instant::now() + IDLE;
         loop {
-            thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
-            let mut board = self.board();
-            let job = seat
-                .job
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            if state.stopping {
+                break;
+            }
+            let job = state.take(worker);
+            self.wake(&mut state);
             if job.is_some() {
                 return job;
             }
-            if board.stopping || Instant::now() >= deadline {
-                board.idle.retain(|other| !Arc::ptr_eq(other, &seat));
-                return None;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
             }
+            state.waiting += 1;
+            state = self.sleep(state, left);
+            state.waiting -= 1;
         }
-    }
-
-    /// The next message for a worker on `destination`, waited for a moment if there is a connection to keep;
-    /// `None`: it is to leave. See [`crate::relay::queue::destinations::Sites::next`].
-    pub(crate) fn next_message(
-        &self,
-        destination: &Destination,
-        done: u32,
-        proven: bool,
-    ) -> Option<Id> {
-        let start = Instant::now();
-        let mut board = self.board();
-        loop {
-            if board.stopping {
-                return None;
-            }
-            let limits = board.limits;
-            match board.plan.sites.next(destination, done, proven, &limits) {
-                Next::Message(id) => {
-                    if board.plan.sites.has_work(Kind::Remote, &limits) {
-                        self.notify();
-                    }
-                    return Some(id);
-                }
-                Next::Leave => return None,
-                Next::Linger if start.elapsed() >= LINGER => return None,
-                Next::Linger => {}
-            }
-            let me = thread::current();
-            board.plan.sites.lingers(destination, true);
-            board.lingering.push((destination.clone(), me.clone()));
-            drop(board);
-            thread::park_timeout(LINGER.saturating_sub(start.elapsed()));
-            board = self.board();
-            board.lingering.retain(|(_, thread)| thread.id() != me.id());
-            board.plan.sites.lingers(destination, false);
-        }
-    }
-
-    /// Registers something that `stop` waits for and can end; `None` if it is too late to begin it.
-    pub(crate) fn register(&self, end: Box<dyn Fn() + Send>) -> Option<UnderWay<'_>> {
-        let mut board = self.board();
-        if board.stopping {
-            return None;
-        }
-        board.serial += 1;
-        let serial = board.serial;
-        board.under_way.insert(serial, end);
-        Some(UnderWay { desk: self, serial })
+        state.threads -= 1;
+        // `stop` may have waited for what this one had.
+        self.changed.notify_all();
+        None
     }
 
     /// Tells everyone to end, and waits for what is under way, at most `grace`.
     pub(crate) fn stop(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
-        let mut board = self.board();
-        board.stopping = true;
-        board.under_way.values().for_each(|end| end());
-        board.idle.iter().for_each(|seat| seat.thread.unpark());
-        board
-            .lingering
-            .iter()
-            .for_each(|(_, thread)| thread.unpark());
+        let mut state = self.lock();
+        state.stopping = true;
+        state
+            .workers
+            .values()
+            .flat_map(|work| &work.interrupter)
+            .for_each(|end| end());
         self.changed.notify_all();
-        while !board.under_way.is_empty() {
+        for Connection { link, .. } in state.destinations.addresses.drain_idle() {
+            drop(state);
+            if Instant::now() < deadline {
+                link.quit();
+            }
+            state = self.lock();
+        }
+        while state
+            .workers
+            .values()
+            .any(|work| work.interrupter.is_some())
+        {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            board = self
-                .gone
-                .wait_timeout(board, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.sleep(state, left);
         }
     }
 }
 
-/// Something that `stop` waits for; until dropped.
-pub(crate) struct UnderWay<'a> {
-    desk: &'a Desk,
-    serial: u64,
-}
+impl State {
+    /// When the scheduler has something to do next.
+    pub(crate) fn next_event(&self) -> Option<Millis> {
+        let times = [
+            self.schedule.next_due(),
+            self.destinations.addresses.next_expiry(),
+        ];
+        times.into_iter().flatten().min()
+    }
 
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.desk.board().under_way.remove(&self.serial);
-        self.desk.gone.notify_all();
+    fn has_work(&self) -> bool {
+        self.destinations.has_work()
+    }
+
+    /// Whether there is work and nobody to do it, and there may be one more.
+    pub(crate) fn wants_worker(&self) -> bool {
+        self.has_work()
+            && self.waiting + self.starting == 0
+            && self.threads < self.destinations.addresses.limits.workers()
+    }
+
+    /// Begins an attempt. `age`: of the message, by its file.
+    pub(crate) fn begin(&mut self, id: Id, routes: Vec<Routed>, age: Millis) {
+        for destination in self.schedule.begin(id, routes, now(), age) {
+            self.destinations.push(&destination, id);
+        }
+    }
+
+    fn take(&mut self, worker: usize) -> Option<(Destination, Job)> {
+        let (destination, mut job) = self.destinations.take(now())?;
+        let mut work = Work {
+            destination: destination.clone(),
+            stage: Stage::Nothing,
+            messages: VecDeque::new(),
+            interrupter: Some(Box::new(|| {})),
+        };
+        match &mut job {
+            // Nothing is lost if these are not waited for; they may last.
+            Job::LookUp(_) => (work.stage, work.interrupter) = (Stage::LookingUp, None),
+            Job::Open(targets) => {
+                (work.stage, work.interrupter) = (Stage::Opening(targets.clone()), None);
+            }
+            Job::Relay(connection) | Job::Quit(connection) => {
+                work.stage = Stage::Connected(connection.target.clone());
+                work.interrupter = Some(connection.link.interrupter());
+            }
+            Job::Deliver(_) => work.stage = Stage::Local,
+            Job::Refuse(_, messages) => work.messages = std::mem::take(messages),
+        }
+        self.workers.insert(worker, work);
+        Some((destination, job))
+    }
+
+    /// A look-up has ended.
+    pub(crate) fn looked_up(&mut self, worker: usize, found: Result<Vec<Target>, RouteError>) {
+        if let Some(work) = self.workers.remove(&worker) {
+            self.destinations.looked_up(&work.destination, found, now());
+        }
+    }
+
+    /// A connection is open. False: the queue is stopping.
+    pub(crate) fn opened(&mut self, worker: usize, connection: &Connection) -> bool {
+        let Some(work) = self.workers.get_mut(&worker).filter(|_| !self.stopping) else {
+            return false;
+        };
+        work.stage = Stage::Connected(connection.target.clone());
+        work.interrupter = Some(connection.link.interrupter());
+        self.destinations
+            .opened(&connection.destination, &connection.target);
+        true
+    }
+
+    /// No connection could be opened to the first of the worker's targets.
+    pub(crate) fn open_failed(&mut self, worker: usize, answer: &str) {
+        if let Some(work) = self.workers.remove(&worker)
+            && let Stage::Opening(targets) = work.stage
+        {
+            self.destinations
+                .open_failed(&work.destination, targets, answer, now());
+        }
+    }
+
+    /// The next message for a connection; without one the connection is kept for a moment, or left to be closed.
+    pub(crate) fn next_message(
+        &mut self,
+        worker: usize,
+        slot: &mut Option<Connection>,
+    ) -> Option<Taken> {
+        let connection = slot.as_ref().filter(|_| !self.stopping)?;
+        if connection.link.is_usable()
+            && let Some(id) = self.destinations.next_message(connection)
+        {
+            return self.take_message(worker, id);
+        }
+        let connection = slot.take()?;
+        *slot = self.destinations.park(connection, now());
+        if slot.is_none() {
+            self.workers.remove(&worker);
+        }
+        None
+    }
+
+    /// The next message for a mailbox whose worker has delivered `done`.
+    pub(crate) fn next_local(
+        &mut self,
+        worker: usize,
+        destination: &Destination,
+        done: u32,
+    ) -> Option<Taken> {
+        let id = self
+            .destinations
+            .next_local(destination, done)
+            .filter(|_| !self.stopping)?;
+        self.take_message(worker, id)
+    }
+
+    fn take_message(&mut self, worker: usize, id: Id) -> Option<Taken> {
+        let work = self.workers.get_mut(&worker)?;
+        work.messages.push_back(id);
+        self.current(worker)
+    }
+
+    /// The first message in a worker's hands.
+    pub(crate) fn current(&self, worker: usize) -> Option<Taken> {
+        let work = self.workers.get(&worker).filter(|_| !self.stopping)?;
+        self.schedule
+            .take(*work.messages.front()?, &work.destination)
+    }
+
+    /// The first message in a worker's hands was lost with a connection: whether another one is to be tried for it.
+    pub(crate) fn lost(
+        &mut self,
+        worker: usize,
+        connection: &mut Connection,
+        answer: &str,
+    ) -> bool {
+        let Some(work) = self.workers.get_mut(&worker) else {
+            return true;
+        };
+        let Some(id) = work.messages.front().copied() else {
+            return true;
+        };
+        let goes_on = self.destinations.lost(connection, id, answer, now());
+        if goes_on {
+            work.messages.pop_front();
+        }
+        goes_on
+    }
+
+    /// The first delivery in a worker's hands has ended.
+    pub(crate) fn settle(&mut self, worker: usize, verdict: Verdict) {
+        let id = self
+            .workers
+            .get_mut(&worker)
+            .and_then(|work| work.messages.pop_front());
+        match (id, verdict) {
+            (Some(id), Verdict::Forget) => self.schedule.forget(id),
+            (Some(id), Verdict::Retry(due)) => self.schedule.retry(id, due, now()),
+            _ => {}
+        }
+    }
+
+    /// Whatever a worker still has in hand.
+    fn give_back(&mut self, worker: usize) {
+        let Some(Work {
+            destination,
+            stage,
+            messages,
+            ..
+        }) = self.workers.remove(&worker)
+        else {
+            return;
+        };
+        let (now, answer) = (now(), "the worker panicked");
+        let due = now.saturating_add(millis(self.destinations.addresses.limits.back_off.min));
+        messages
+            .into_iter()
+            .for_each(|id| self.schedule.give_back(id, due, now));
+        match stage {
+            Stage::LookingUp => {
+                let found = Err(RouteError::Later(answer.to_owned()));
+                self.destinations.looked_up(&destination, found, now);
+            }
+            Stage::Opening(targets) => {
+                self.destinations
+                    .open_failed(&destination, targets, answer, now);
+            }
+            Stage::Connected(target) => self.destinations.closed(&destination, &target),
+            Stage::Local => self.destinations.left_local(&destination),
+            Stage::Nothing => {}
+        }
     }
 }

@@ -1,112 +1,119 @@
-//! Which message is due, and in which round it is: the decisions of the queue about messages. Pure: no thread,
-//! no clock, no file; time is a number of milliseconds that the caller counts. `sites.rs` has the other half,
-//! the decisions about destinations.
+//! Which message is due, and how its attempt stands: the decisions of the queue about messages. Pure: no thread, no
+//! clock, no file. `destinations.rs` has the other half.
 //!
 //! A message is in exactly one of these places:
 //!
-//! 1. `fresh` or `waiting`: an id and, for the latter, when. Some 60 octets.
-//! 2. `rounds`: its round is on; it stands in the queue of every destination that it has waiting recipients
-//!    for. Each of these *parts* is worked on by one worker at most, different parts perhaps at once.
-//! 3. Neither, its id only `known`: the worker that ended the last part closes the round, and then calls
-//!    [`Plan::schedule`] or [`Plan::forget`]. Or it was just accepted, and begins at once.
-//!
-//! So nothing can start a second round of a message before the first is closed.
+//! 1. `waiting`: an id, and when it is due. Some 50 octets.
+//! 2. `attempts`: its attempt is on. It stands in the queue of every destination that it has waiting recipients for, or
+//!    is in the hands of a worker there: each of these *deliveries* is one worker's at most, different ones perhaps at
+//!    once. The attempt stays here until the worker that ended the last delivery has reported, recorded and said what
+//!    comes next: [`Schedule::retry`] or [`Schedule::forget`]. So nothing begins a second attempt before the first is closed.
+//! 3. Neither, only `known`: the scheduler is about to begin it.
 
 use crate::message::Id;
-use crate::relay::queue::destinations::{Destination, Limits, Millis, Sites};
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use crate::relay::bounce::Failure;
+use crate::relay::queue::environment::{Destination, Millis};
+use crate::smtp::address::ForwardPath;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// A round that is over; `failures` are whatever the workers handed in.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Closing<F> {
-    /// Recipients that failed for good in this round.
-    pub failures: Vec<F>,
-    /// The earliest next try that some part asked for.
-    pub again: Option<Millis>,
+/// A recipient that failed for good in this attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    /// Its number in the message.
+    pub(crate) index: usize,
+    pub(crate) failure: Failure,
+}
+
+/// What came of a delivery, or of a whole attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) failures: Vec<Failed>,
+    /// When those that were not served should be tried again.
+    pub(crate) again: Option<Millis>,
     /// Some recipient was tried in vain, so the tries count one more.
-    pub tried: bool,
-    /// Other parts may have changed the file since this worker read it.
-    pub shared: bool,
+    pub(crate) tried: bool,
 }
 
-/// The state of it all. `F`: a failure, see [`Closing`].
+/// Where one recipient's mail goes in this attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Routed {
+    /// Its number in the message.
+    pub(crate) index: usize,
+    pub(crate) destination: Destination,
+    /// The path that `user.conf` puts in the place of its own.
+    pub(crate) path: Option<ForwardPath>,
+}
+
+/// A delivery in a worker's hands.
 #[derive(Debug)]
-pub struct Plan<F> {
-    fresh: VecDeque<Id>,
+pub(crate) struct Taken {
+    pub(crate) id: Id,
+    /// The attempt has no other delivery, now or later.
+    pub(crate) alone: bool,
+    /// The recipients; none means all that wait, under their own paths.
+    pub(crate) routes: Vec<Routed>,
+    /// When it came in, or its last attempt ended.
+    pub(crate) waits_since: Millis,
+    /// When it was received, by the queue's clock; before the machine was booted it is negative.
+    pub(crate) received: i64,
+}
+
+/// All messages.
+#[derive(Debug, Default)]
+pub(crate) struct Schedule {
     waiting: BTreeSet<(Millis, Id)>,
-    known: HashSet<Id>,
-    rounds: HashMap<Id, Round<F>>,
-    /// Whether the spool has been read to its end; if not, whether all that is still found is due at once.
-    is_read: bool,
-    hurry: bool,
-    /// Messages whose round was under way when all was to be due at once.
-    hurried: HashSet<Id>,
-    /// The destinations, with the messages in their queues.
-    pub sites: Sites,
+    known: HashMap<Id, Seen>,
+    attempts: HashMap<Id, Attempt>,
+    /// Messages whose attempt was on when all was to be retried at once.
+    flushed: HashSet<Id>,
 }
+
+/// What is remembered of every message.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// When it was received, by the queue's clock; [`UNREAD`] until its file has been read. A wall clock that is put
+    /// right while the daemon runs makes no message older.
+    received: i64,
+    waits_since: Millis,
+}
+
+const UNREAD: i64 = i64::MAX;
 
 #[derive(Debug)]
-struct Round<F> {
-    parts: usize,
-    tried: bool,
-    again: Option<Millis>,
-    /// Only for messages in several parts.
-    shared: Option<Box<Shared<F>>>,
+struct Attempt {
+    /// Deliveries that have not ended.
+    open: usize,
+    alone: bool,
+    routes: Vec<Routed>,
+    outcome: Outcome,
 }
 
-#[derive(Debug)]
-struct Shared<F> {
-    failures: Vec<F>,
-    claimed: HashSet<usize>,
-}
-
-impl<F> Default for Plan<F> {
-    fn default() -> Plan<F> {
-        Plan {
-            fresh: VecDeque::new(),
-            waiting: BTreeSet::new(),
-            known: HashSet::new(),
-            rounds: HashMap::new(),
-            is_read: false,
-            hurry: false,
-            hurried: HashSet::new(),
-            sites: Sites::default(),
-        }
-    }
-}
-
-impl<F> Plan<F> {
-    /// A message that was just accepted: due before all others. A known one is left as it is; false if it is one.
-    pub fn submit(&mut self, id: Id) -> bool {
-        let new = self.known.insert(id);
+impl Schedule {
+    /// A message found in the spool; one that is known is left as it is. Whether it is new.
+    pub(crate) fn found(&mut self, id: Id, due: Millis, now: Millis) -> bool {
+        let new = self.admit(id, now);
         if new {
-            self.fresh.push_back(id);
+            self.waiting.insert((due, id));
         }
         new
     }
 
-    /// A message that was just accepted and is to [`begin`](Plan::begin) at once; false if it is a known one.
-    pub fn admit(&mut self, id: Id) -> bool {
-        self.known.insert(id)
-    }
-
-    /// A message found in the spool. A known one is left as it is.
-    pub fn found(&mut self, id: Id, due: Millis) {
-        if self.known.insert(id) {
-            self.waiting.insert((if self.hurry { 0 } else { due }, id));
+    /// A message that was just accepted, to [`begin`](Schedule::begin) at once; false if it is known.
+    pub(crate) fn admit(&mut self, id: Id, now: Millis) -> bool {
+        let new = !self.known.contains_key(&id);
+        if new {
+            let (received, waits_since) = (UNREAD, now);
+            let seen = Seen {
+                received,
+                waits_since,
+            };
+            self.known.insert(id, seen);
         }
+        new
     }
 
-    /// The spool has been read to its end.
-    pub fn all_found(&mut self) {
-        (self.is_read, self.hurry) = (true, false);
-    }
-
-    /// The next message to begin a round with.
-    pub fn due(&mut self, now: Millis) -> Option<Id> {
-        if let Some(id) = self.fresh.pop_front() {
-            return Some(id);
-        }
+    /// The next message to begin an attempt with.
+    pub(crate) fn due(&mut self, now: Millis) -> Option<Id> {
         let (due, id) = *self.waiting.first()?;
         (due <= now).then(|| {
             self.waiting.pop_first();
@@ -115,148 +122,146 @@ impl<F> Plan<F> {
     }
 
     /// When the next message is due.
-    pub fn next_due(&self) -> Option<Millis> {
-        if self.fresh.is_empty() {
-            self.waiting.first().map(|(due, _)| *due)
-        } else {
-            Some(0)
-        }
+    pub(crate) fn next_due(&self) -> Option<Millis> {
+        self.waiting.first().map(|(due, _)| *due)
     }
 
-    /// Begins a round: the message joins the queues of its destinations. Those in back-off are left out; if all
-    /// are, it waits for the first of them, and that time is returned. Without destinations it is forgotten.
-    pub fn begin(
+    /// Begins an attempt; `age`: the message's, by its file. Returns the destinations, whose queues it is to join.
+    pub(crate) fn begin(
         &mut self,
         id: Id,
-        to: Vec<Destination>,
+        routes: Vec<Routed>,
         now: Millis,
-        limits: &Limits,
-    ) -> Option<Millis> {
-        self.hurried.remove(&id);
-        let mut parts = 0;
-        let mut again: Option<Millis> = None;
-        for destination in to {
-            match self.sites.push(&destination, id, now, limits) {
-                Ok(()) => parts += 1,
-                Err(until) => again = Some(again.map_or(until, |a| a.min(until))),
-            }
-        }
-        if parts > 0 {
-            let shared = || {
-                Box::new(Shared {
-                    failures: Vec::new(),
-                    claimed: HashSet::new(),
-                })
-            };
-            let round = Round {
-                parts,
-                tried: false,
-                again,
-                shared: (parts > 1).then(shared),
-            };
-            self.rounds.insert(id, round);
-            return None;
-        }
-        match again {
-            Some(again) => self.waiting.insert((again, id)),
-            None => self.known.remove(&id),
-        };
-        again
-    }
-
-    /// Those of `recipients` that no other part of the message has taken. A reload may route one anew while
-    /// its round is on.
-    pub fn claim(&mut self, id: Id, recipients: Vec<usize>) -> Vec<usize> {
-        match self
-            .rounds
-            .get_mut(&id)
-            .and_then(|round| round.shared.as_mut())
+        age: Millis,
+    ) -> Vec<Destination> {
+        debug_assert!(self.known.contains_key(&id), "it was found or admitted");
+        if let Some(seen) = self.known.get_mut(&id)
+            && seen.received == UNREAD
         {
-            Some(shared) => recipients
-                .into_iter()
-                .filter(|r| shared.claimed.insert(*r))
-                .collect(),
-            None => recipients,
+            seen.received = signed(now).saturating_sub(signed(age));
         }
-    }
-
-    /// Whether all other parts have ended; then none can begin.
-    pub fn is_last_part(&self, id: Id) -> bool {
-        self.rounds.get(&id).is_none_or(|round| round.parts <= 1)
-    }
-
-    /// A part has ended. `again`: when those that were not served should be tried; `tried`: they have been. The
-    /// last part gets the round to close.
-    pub fn end_part(
-        &mut self,
-        id: Id,
-        failures: Vec<F>,
-        again: Option<Millis>,
-        tried: bool,
-    ) -> Option<Closing<F>> {
-        let round = self.rounds.get_mut(&id)?;
-        round.parts = round.parts.saturating_sub(1);
-        // A real try decides when the next one is; until then the earliest wish does.
-        round.again = match (round.again, again) {
-            (_, Some(again)) if tried && !round.tried => Some(again),
-            (Some(a), Some(b)) if tried == round.tried => Some(a.min(b)),
-            (None, again) => again,
-            (again, _) => again,
-        };
-        round.tried |= tried;
-        if round.parts > 0 {
-            if let Some(shared) = &mut round.shared {
-                shared.failures.extend(failures);
+        self.flushed.remove(&id);
+        let mut destinations = Vec::new();
+        for Routed { destination, .. } in &routes {
+            if !destinations.contains(destination) {
+                destinations.push(destination.clone());
             }
-            return None;
         }
-        let round = self.rounds.remove(&id)?;
-        let shared = round.shared.is_some();
-        let mut all = round.shared.map(|s| s.failures).unwrap_or_default();
-        all.extend(failures);
-        Some(Closing {
-            failures: all,
-            again: round.again,
-            tried: round.tried,
-            shared,
+        debug_assert!(!destinations.is_empty(), "somebody waits");
+        let (open, alone) = (destinations.len(), destinations.len() == 1);
+        // Most mail has one destination and goes under its own path: that needs no list.
+        let plain = alone && routes.iter().all(|route| route.path.is_none());
+        let attempt = Attempt {
+            open,
+            alone,
+            routes: if plain { Vec::new() } else { routes },
+            outcome: Outcome::default(),
+        };
+        let before = self.attempts.insert(id, attempt);
+        debug_assert!(before.is_none(), "one attempt at a time");
+        destinations
+    }
+
+    /// A worker takes the delivery to `destination` up.
+    pub(crate) fn take(&self, id: Id, destination: &Destination) -> Option<Taken> {
+        let (attempt, seen) = (self.attempts.get(&id)?, self.known.get(&id)?);
+        let here = |route: &&Routed| route.destination == *destination;
+        Some(Taken {
+            id,
+            alone: attempt.alone,
+            routes: attempt.routes.iter().filter(here).cloned().collect(),
+            waits_since: seen.waits_since,
+            received: seen.received,
         })
     }
 
-    /// The round is closed: again at `due`.
-    pub fn schedule(&mut self, id: Id, due: Millis) {
-        self.known.insert(id);
-        let due = if self.hurried.remove(&id) { 0 } else { due };
+    /// Whether all other deliveries of the attempt have ended.
+    pub(crate) fn is_last(&self, id: Id) -> bool {
+        self.attempts
+            .get(&id)
+            .is_none_or(|attempt| attempt.open <= 1)
+    }
+
+    /// A delivery has ended. The last one gets what came of all, and closes the attempt.
+    pub(crate) fn end(&mut self, id: Id, outcome: Outcome) -> Option<Outcome> {
+        let attempt = self.attempts.get_mut(&id)?;
+        debug_assert!(attempt.open > 0, "a delivery ends once");
+        attempt.open = attempt.open.saturating_sub(1);
+        let all = &mut attempt.outcome;
+        // A real try decides when the next one is; until then the earliest wish does.
+        all.again = match (all.again, outcome.again) {
+            (_, Some(again)) if outcome.tried && !all.tried => Some(again),
+            (Some(a), Some(b)) if outcome.tried == all.tried => Some(a.min(b)),
+            (None, again) => again,
+            (again, _) => again,
+        };
+        all.tried |= outcome.tried;
+        all.failures.extend(outcome.failures);
+        (attempt.open == 0).then(|| std::mem::take(all))
+    }
+
+    /// A worker gives a delivery back that it could not bring to an end: the message is tried again at `due`, or when
+    /// the other deliveries have ended.
+    pub(crate) fn give_back(&mut self, id: Id, due: Millis, now: Millis) {
+        match self.attempts.get_mut(&id) {
+            Some(attempt) if attempt.open > 1 => {
+                attempt.open -= 1;
+                let again = &mut attempt.outcome.again;
+                *again = Some(again.map_or(due, |again| again.min(due)));
+            }
+            _ => self.retry(id, due, now),
+        }
+    }
+
+    /// The attempt is closed: again at `due`.
+    pub(crate) fn retry(&mut self, id: Id, due: Millis, now: Millis) {
+        self.attempts.remove(&id);
+        if let Some(seen) = self.known.get_mut(&id) {
+            // What was found out in this millisecond was so by this attempt.
+            seen.waits_since = now + 1;
+        }
+        let due = if self.flushed.remove(&id) { 0 } else { due };
         self.waiting.insert((due, id));
     }
 
-    /// The round is closed, and the message gone.
-    pub fn forget(&mut self, id: Id) {
+    /// The attempt is closed, and the message gone.
+    pub(crate) fn forget(&mut self, id: Id) {
+        self.attempts.remove(&id);
         self.known.remove(&id);
-        self.hurried.remove(&id);
+        self.flushed.remove(&id);
     }
 
-    /// Everything that waits is due now, also what is found later, and what is under way, should its try fail;
-    /// back-offs are forgotten.
-    pub fn retry_all(&mut self) {
-        self.hurry = !self.is_read;
-        self.hurried.clone_from(&self.known);
-        for id in self.waiting.iter().map(|(_, id)| id).chain(&self.fresh) {
-            self.hurried.remove(id);
+    /// Everything that waits is due now, and so is what is under way, should its attempt leave somebody waiting.
+    pub(crate) fn flush(&mut self) {
+        self.flushed = self.known.keys().copied().collect();
+        for (_, id) in std::mem::take(&mut self.waiting) {
+            self.flushed.remove(&id);
+            self.waiting.insert((0, id));
         }
-        self.sites.forget_back_offs();
-        self.waiting = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .map(|(_, id)| (0, id))
-            .collect();
     }
 
-    /// Messages that wait, and messages in a round.
+    /// All that wait, with their times.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (Millis, Id)> {
+        self.waiting.iter().copied()
+    }
+
+    /// How many messages there are.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Messages that wait, and messages with an attempt.
     #[cfg(test)]
-    pub fn counts(&self) -> (usize, usize) {
-        (self.waiting.len() + self.fresh.len(), self.rounds.len())
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.waiting.len(), self.attempts.len())
     }
 }
 
+/// A time or a span, to be counted below zero.
+pub(crate) fn signed(time: Millis) -> i64 {
+    i64::try_from(time).unwrap_or(i64::MAX - 1)
+}
+
 #[cfg(test)]
-#[path = "schedule_tests.rs"]
+#[path = "tests/schedule_tests.rs"]
 mod tests;

@@ -41,7 +41,8 @@ use crate::store::files::write_all;
 use crate::store::writeback::{self, EarlyWriteback};
 use folder::{Folder, Name};
 use nix::fcntl::OFlag;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::{FileStat, UtimensatFlags, fstat, utimensat};
+use nix::sys::time::TimeSpec;
 use owner::{Lock, check_owner, is_ours};
 use queued::LoadError;
 use recycled::Recycled;
@@ -206,6 +207,20 @@ impl Spool {
         if let Err(error) = self.folder.directory.remove(id.to_string().as_ref()) {
             log::warn!("spool: cannot take back id={id}, it may be sent twice: {error}");
         }
+    }
+
+    /// Sets a waiting message's next try; not durable, as [`Queued::defer`] is not.
+    pub fn set_next_try(&self, id: Id, next_try: SystemTime) -> io::Result<()> {
+        let since = next_try.duration_since(SystemTime::UNIX_EPOCH);
+        let time = TimeSpec::from_duration(since.unwrap_or_default());
+        let (name, flag) = (id.to_string(), UtimensatFlags::NoFollowSymlink);
+        Ok(utimensat(
+            &self.folder.directory.fd,
+            name.as_str(),
+            &time,
+            &time,
+            flag,
+        )?)
     }
 
     /// Calls `each` with every waiting message and its next try, by directory entries and `stat` alone. What

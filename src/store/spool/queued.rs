@@ -10,7 +10,7 @@ use super::NewEntry;
 use super::folder::{Folder, InUse};
 use super::format::{self, Envelope, FIRST_READ, Fault, State};
 use super::owner::is_our_user;
-use super::recycled::{Recycled, sole_name};
+use super::recycled::Recycled;
 use crate::message::{Body, Id};
 use crate::store::directory::denied;
 use crate::store::files::read_full;
@@ -122,17 +122,6 @@ impl Queued {
                 self.size,
             )),
         }
-    }
-
-    /// Whether the file still has its name: whoever removes it takes the message out of the queue.
-    pub(crate) fn is_there(&self) -> bool {
-        let name = self.id.to_string();
-        sole_name(&self.folder.directory, &name, &self.file).is_some()
-    }
-
-    /// Whether little memory holds it.
-    pub(crate) fn is_small(&self) -> bool {
-        self.head.len() <= FIRST_READ
     }
 
     /// Whether nobody waits any more.

@@ -1,21 +1,19 @@
-//! The neighbours of the queue, played for its tests, and a bench to put it on.
+//! The neighbours of the queue, played for its tests.
 
-use crate::daemon::router::Route;
 use crate::message::{Body, Id};
 use crate::relay::client::{Fate, Trouble};
 use crate::relay::mx::{RouteError, Target};
-use crate::relay::queue::destinations::Limits;
-use crate::relay::queue::environment::{Environment, Link, Settings};
-use crate::relay::queue::retry::BackOff;
-use crate::relay::queue::{Queue, QueueHandle};
+use crate::relay::queue::environment::Interrupter;
+use crate::relay::queue::{BackOff, Environment, Link, Route, Settings};
 use crate::smtp::address::{ForwardPath, Host, ReversePath};
 use crate::store::mailbox::{MailboxError, MailboxMessage};
-use crate::store::spool::{NewEntry, Origin, Spool};
+use crate::store::spool::{Origin, Queued};
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 /// What a played host does; by default it takes everything.
 #[derive(Clone, Default)]
@@ -28,9 +26,13 @@ pub(super) struct Script {
     pub(super) lost_at: Option<usize>,
     /// What it says to a user of this name.
     pub(super) says: HashMap<&'static str, Fate>,
+    /// The name server, or the host, says nothing until the script changes.
+    pub(super) silent_name: bool,
+    pub(super) silent: bool,
     /// Sending hangs until interrupted, or until the script changes.
     pub(super) hangs: bool,
-    pub(super) panics: bool,
+    /// Its address, if not one of its own.
+    pub(super) at: Option<SocketAddr>,
 }
 
 #[derive(Default)]
@@ -47,17 +49,23 @@ pub(super) struct State {
     pub(super) taken: Vec<String>,
     pub(super) reports: Vec<(String, String)>,
     pub(super) open: HashMap<String, usize>,
+    /// Hosts have addresses in the order in which they are asked for.
+    numbers: HashMap<String, usize>,
     pub(super) most_open: usize,
     pub(super) lifetime: Duration,
+    /// The step at which it panics, so often.
+    pub(super) panics: Option<(&'static str, usize)>,
+    pub(super) max_relays: usize,
 }
 
-/// The world around the queue.
+/// The world around the queue: its own environment trait, played.
 #[derive(Clone, Default)]
 pub(super) struct FakeEnvironment(Arc<(Mutex<State>, Condvar)>);
 
 impl FakeEnvironment {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.0.0.lock().unwrap()
+        // Also after a panic, of which these tests have many.
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
@@ -67,6 +75,20 @@ impl FakeEnvironment {
 
     pub(super) fn script(&self, host: &str, script: Script) {
         self.change(|s| drop(s.hosts.insert(host.into(), script)));
+    }
+
+    /// Panics if the test wants it.
+    fn step(&self, step: &str) {
+        let mut state = self.state();
+        if let Some((at, left)) = &mut state.panics
+            && *at == step
+            && *left > 0
+        {
+            *left -= 1;
+            drop(state);
+            self.change(|s| s.calls.push(format!("panic {step}")));
+            panic!("as asked at {step}");
+        }
     }
 
     /// Waits until it is so; the time is for a broken queue only.
@@ -87,21 +109,21 @@ impl FakeEnvironment {
 }
 
 impl Environment for FakeEnvironment {
-    type Link = Line;
-
     fn settings(&self) -> Settings {
+        let state = self.state();
         Settings {
             hostname: "relay.example".parse().unwrap(),
-            limits: Limits::new(8),
+            max_relays: state.max_relays,
             back_off: BackOff {
                 min: Duration::from_secs(1_000),
                 max: Duration::from_secs(8_000),
             },
-            lifetime: self.state().lifetime,
+            lifetime: state.lifetime,
         }
     }
 
     fn route(&self, to: &ForwardPath) -> Route {
+        self.step("route");
         self.state()
             .routes
             .get(&to.to_string())
@@ -111,6 +133,7 @@ impl Environment for FakeEnvironment {
 
     fn deliver(&self, mbox: &Path, copy: MailboxMessage) -> Result<(), MailboxError> {
         assert!(copy.heading.starts_with(b"From "));
+        self.step("deliver");
         let mbox = mbox.display().to_string();
         if self.state().locked.contains(&mbox) {
             return Err(MailboxError::Busy);
@@ -119,7 +142,8 @@ impl Environment for FakeEnvironment {
         Ok(())
     }
 
-    fn submit(&self, to: &ForwardPath, content: Vec<u8>, _: Origin) -> io::Result<Id> {
+    fn report(&self, to: &ForwardPath, content: Vec<u8>, _: Origin) -> io::Result<Id> {
+        self.step("report");
         if self.state().no_reports {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -132,22 +156,33 @@ impl Environment for FakeEnvironment {
         Ok(Id::new())
     }
 
-    fn targets(&self, host: &Host) -> Result<Vec<Target>, RouteError> {
+    fn look_up(&self, host: &Host) -> Result<Vec<Target>, RouteError> {
+        self.step("look-up");
         let name = host.to_string();
         let script = self.state().hosts.get(&name).cloned().unwrap_or_default();
+        if script.silent_name {
+            self.change(|s| s.calls.push(format!("ask {name}")));
+            drop(self.until("an answer", |s| !s.hosts[&name].silent_name));
+        }
         if let Some(e) = script.no_route {
             return Err(e);
         }
-        Ok(vec![Target {
-            name,
-            addr: ([127, 0, 0, 1], 25).into(),
-        }])
+        let mut state = self.state();
+        let known = state.numbers.len();
+        let number = *state.numbers.entry(name.clone()).or_insert(known);
+        let own = SocketAddr::from(([127, 1, (number / 250) as u8, (number % 250) as u8], 25));
+        let addr = script.at.unwrap_or(own);
+        Ok(vec![Target { name, addr }])
     }
 
-    fn open(&self, target: &Target) -> Result<Line, Trouble> {
+    fn open(&self, target: &Target) -> Result<Box<dyn Link>, Trouble> {
+        self.step("open");
         let host = target.name.clone();
         self.change(|s| s.calls.push(format!("open {host}")));
         let script = self.state().hosts.get(&host).cloned().unwrap_or_default();
+        if script.silent {
+            drop(self.until("a greeting", |s| !s.hosts[&host].silent));
+        }
         if let Some(why) = script.dead {
             return Err(Trouble(why.into()));
         }
@@ -155,17 +190,32 @@ impl Environment for FakeEnvironment {
             *s.open.entry(host.clone()).or_default() += 1;
             s.most_open = s.most_open.max(s.open.values().sum());
         });
-        Ok(Line {
+        Ok(Box::new(FakeConnection {
             world: self.clone(),
             host,
             sent: 0,
             lost: false,
             cut: Arc::default(),
-        })
+        }))
+    }
+
+    fn record(&self, queued: &mut Queued, done: &[(usize, &str)]) -> io::Result<()> {
+        self.step("record");
+        queued.finish(done)
+    }
+
+    fn defer(&self, queued: &mut Queued, tries: u32, next_try: SystemTime) -> io::Result<()> {
+        self.step("defer");
+        queued.defer(tries, next_try)
+    }
+
+    fn recycle(&self, queued: Queued) -> Result<bool, (Box<Queued>, io::Error)> {
+        self.step("remove");
+        queued.recycle()
     }
 }
 
-pub(super) struct Line {
+pub(super) struct FakeConnection {
     pub(super) world: FakeEnvironment,
     host: String,
     sent: usize,
@@ -173,7 +223,7 @@ pub(super) struct Line {
     cut: Arc<Mutex<bool>>,
 }
 
-impl Link for Line {
+impl Link for FakeConnection {
     fn send(&mut self, from: &ReversePath, to: &[ForwardPath], body: &Body) -> Vec<Fate> {
         self.sent += 1;
         assert!(!body.is_empty() && !to.is_empty() && !from.to_string().is_empty());
@@ -192,7 +242,7 @@ impl Link for Line {
             .get(&self.host)
             .cloned()
             .unwrap_or_default();
-        assert!(!script.panics, "as asked");
+        self.world.step("send");
         if *self.cut.lock().unwrap() || script.lost_at == Some(self.sent) {
             self.lost = true;
             return vec![Fate::Later("connection lost".into()); to.len()];
@@ -220,12 +270,12 @@ impl Link for Line {
         false
     }
 
-    fn quit(self) {
+    fn quit(self: Box<Self>) {
         self.world
             .change(|s| s.calls.push(format!("quit {}", self.host)));
     }
 
-    fn interrupter(&self) -> Box<dyn Fn() + Send> {
+    fn interrupter(&self) -> Interrupter {
         let (cut, world) = (self.cut.clone(), self.world.clone());
         Box::new(move || {
             *cut.lock().unwrap() = true;
@@ -236,127 +286,9 @@ impl Link for Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for FakeConnection {
     fn drop(&mut self) {
         self.world
             .change(|s| *s.open.get_mut(&self.host).unwrap() -= 1);
-    }
-}
-
-pub(super) struct Bench {
-    pub(super) world: FakeEnvironment,
-    pub(super) spool: Arc<Spool>,
-    pub(super) handle: QueueHandle,
-    pub(super) queue: Option<Queue>,
-    pub(super) _temp: tempfile::TempDir,
-}
-
-impl Bench {
-    pub(super) fn new() -> Bench {
-        let temp = tempfile::tempdir().unwrap();
-        let world = FakeEnvironment::default();
-        world.state().lifetime = Duration::from_secs(100_000);
-        let spool = Arc::new(Spool::open(temp.path()).unwrap());
-        Bench {
-            world,
-            spool,
-            handle: QueueHandle::new(),
-            queue: None,
-            _temp: temp,
-        }
-    }
-
-    pub(super) fn started() -> Bench {
-        let mut bench = Bench::new();
-        bench.start();
-        bench
-    }
-
-    pub(super) fn start(&mut self) {
-        self.queue =
-            Some(Queue::run(self.spool.clone(), self.world.clone(), &self.handle).unwrap());
-    }
-
-    pub(super) fn stored(
-        &self,
-        from: &str,
-        to: &[&str],
-        received: SystemTime,
-        next_try: SystemTime,
-    ) -> Id {
-        let id = Id::new();
-        let path = |s: &&str| s.parse::<ForwardPath>().unwrap().into();
-        let to: Vec<_> = to.iter().map(path).collect();
-        let body = Body::from_bytes(b"Subject: hello\nX: y\n\nbody\n".to_vec());
-        let (from, heading) = (from.parse().unwrap(), b"Received: x\n");
-        self.spool
-            .accept(&NewEntry {
-                id,
-                from: &from,
-                received,
-                origin: Origin::Inside,
-                to: &to,
-                heading,
-                body: &body,
-                next_try,
-            })
-            .unwrap();
-        id
-    }
-
-    pub(super) fn mail(&self, to: &[&str]) -> Id {
-        let now = SystemTime::now();
-        let id = self.stored("<sender@example.org>", to, now, now);
-        self.submit(id);
-        id
-    }
-
-    /// The queue hears of a message.
-    pub(super) fn submit(&self, id: Id) {
-        self.handle.submit(self.spool.load(id).unwrap().unwrap());
-    }
-
-    /// Waits until the message's file is gone.
-    pub(super) fn gone(&self, id: Id) {
-        self.file("gone", id, |queued| queued.is_none());
-    }
-
-    /// The same, told to try everything now. More than once, since what is in work just then is not told.
-    pub(super) fn gone_by_retry(&self, id: Id) {
-        self.file("gone", id, |queued| {
-            self.handle.retry_all();
-            queued.is_none()
-        });
-    }
-
-    /// Waits until the message's file is so.
-    pub(super) fn file(
-        &self,
-        what: &str,
-        id: Id,
-        so: impl Fn(Option<crate::store::spool::Queued>) -> bool,
-    ) {
-        let path = self.spool.dir().join(id.to_string());
-        let end = Instant::now() + Duration::from_secs(20);
-        loop {
-            let queued = if path.exists() {
-                self.spool.load(id).unwrap()
-            } else {
-                None
-            };
-            if so(queued) {
-                return;
-            }
-            assert!(Instant::now() < end, "never: {what}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    pub(super) fn deferred(&self, id: Id, tries: u32) {
-        self.file("deferred", id, |q| {
-            q.is_some_and(|q| {
-                q.tries == tries && q.next_try > SystemTime::now() + Duration::from_secs(800)
-            })
-        });
     }
 }
