@@ -93,15 +93,6 @@ fn write_id(mut file: &File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-/// Where the dotlock's text comes from; the first that works for a mailbox is kept.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum Source {
-    #[default]
-    Spool,
-    Nameless,
-    Named,
-}
-
 /// A dotlock that we have made.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -146,9 +137,9 @@ impl Dotlocks {
     }
 
     /// One try for the lock of a mailbox whose fcntl lock is held; what is stale is removed.
-    pub(crate) fn acquire(&self, place: &Place, source: &mut Source) -> io::Result<Try> {
+    pub(crate) fn acquire(&self, place: &Place) -> io::Result<Try> {
         for _ in 0..3 {
-            match self.make(place, source)? {
+            match self.make(place)? {
                 Try::Taken(_) => match self.remove_stale(place)? {
                     Stale::Removed => {}
                     Stale::No(holder) => return Ok(Try::Taken(holder)),
@@ -160,37 +151,30 @@ impl Dotlocks {
         Ok(Try::Taken(None))
     }
 
-    /// Goes through the sources, from the one that worked last.
-    fn make(&self, place: &Place, source: &mut Source) -> io::Result<Try> {
-        let mut trying = *source;
-        loop {
-            let outcome = match trying {
-                Source::Spool => self.link_spooled(place),
-                Source::Nameless => link_nameless(place),
-                Source::Named => link_named(place),
-            }?;
-            trying = match (&outcome, trying) {
-                (Try::Unsuited, Source::Spool) => Source::Nameless,
-                (Try::Unsuited, Source::Nameless) => Source::Named,
-                (Try::Unsuited, Source::Named) => return Ok(Try::Without),
-                (Try::Made(_), _) => {
-                    *source = trying;
-                    return Ok(outcome);
-                }
-                _ => return Ok(outcome),
-            };
+    /// Goes through the files that it can be linked from; one on another file system costs a call that fails.
+    fn make(&self, place: &Place) -> io::Result<Try> {
+        let mut outcome = self.link_spooled(place)?;
+        for link in [link_nameless, link_named] {
+            if matches!(outcome, Try::Unsuited) {
+                outcome = link(place)?;
+            }
         }
+        Ok(match outcome {
+            Try::Unsuited => Try::Without,
+            outcome => outcome,
+        })
     }
 
     fn link_spooled(&self, place: &Place) -> io::Result<Try> {
-        let Some(PidFile { path, file, .. }) = &self.pid_file else {
+        let Some(source) = &self.pid_file else {
             return Ok(Try::Unsuited);
         };
-        self.pid_file.iter().for_each(PidFile::keep_fresh);
+        source.keep_fresh();
         let (at, lock) = (&place.directory.fd, place.lock.as_os_str());
-        Ok(match linkat(AT_FDCWD, path, at, lock, AtFlags::empty()) {
+        let linked = linkat(AT_FDCWD, &source.path, at, lock, AtFlags::empty());
+        Ok(match linked {
             Ok(()) => Try::Made(Made {
-                id: id(&fstat(file)?),
+                id: id(&fstat(&source.file)?),
                 _file: None,
             }),
             Err(Errno::EEXIST) => Try::Taken(None),

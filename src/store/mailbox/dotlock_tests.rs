@@ -21,10 +21,7 @@ fn folder() -> Folder {
 
 /// The text of the dotlock, which is then removed; None if it is taken.
 fn take(folder: &Folder, dotlocks: &Dotlocks) -> Option<String> {
-    match dotlocks
-        .acquire(&folder.place, &mut Source::default())
-        .unwrap()
-    {
+    match dotlocks.acquire(&folder.place).unwrap() {
         Try::Made(made) => {
             let name = folder.place.directory.status(&folder.place.lock).unwrap();
             assert_eq!(id(&name), made.id);
@@ -207,7 +204,7 @@ fn a_lock_of_somebody_else_does_not_count_where_everybody_may_write() {
         let lock = folder.path().join(format!("{name}.lock"));
         fs::write(&lock, live.0.id().to_string()).unwrap();
         std::os::unix::fs::chown(&lock, Some(owner), None).unwrap();
-        let outcome = Dotlocks::new(None).acquire(&place, &mut Source::default());
+        let outcome = Dotlocks::new(None).acquire(&place);
         let taken = matches!(outcome.unwrap(), Try::Taken(_));
         assert_eq!(taken, held, "{mode:o} {name} {owner}");
         // What cannot be removed is passed over.
@@ -215,7 +212,7 @@ fn a_lock_of_somebody_else_does_not_count_where_everybody_may_write() {
             fs::remove_file(&lock).unwrap();
             fs::create_dir(&lock).unwrap();
             std::os::unix::fs::chown(&lock, Some(owner), None).unwrap();
-            let outcome = Dotlocks::new(None).acquire(&place, &mut Source::default());
+            let outcome = Dotlocks::new(None).acquire(&place);
             assert!(matches!(outcome.unwrap(), Try::Without));
         }
     }
@@ -229,13 +226,7 @@ fn an_unlock_removes_only_a_lock_that_is_ours() {
         let file = Arc::new(File::create(folder.folder.path().join("mbox")).unwrap());
         let dotlocks = Dotlocks::new(None);
         let mut wait = Wait::new(Duration::ZERO);
-        let held = lock(
-            &folder.place,
-            &file,
-            &dotlocks,
-            &mut Source::default(),
-            &mut wait,
-        );
+        let held = lock(&folder.place, &file, &dotlocks, &mut wait);
         let held = held.unwrap();
         // Somebody has taken it for stale.
         fs::remove_file(&folder.lock).unwrap();

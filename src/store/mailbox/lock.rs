@@ -10,7 +10,7 @@
 use crate::store::directory::id;
 use crate::store::files;
 use crate::store::mailbox::MailboxError;
-use crate::store::mailbox::dotlock::{Dotlocks, Made, Source, Try};
+use crate::store::mailbox::dotlock::{Dotlocks, Made, Try};
 use crate::store::mailbox::file::Place;
 use nix::unistd::Pid;
 use std::fs::File;
@@ -86,7 +86,6 @@ pub(crate) fn lock<'p>(
     place: &'p Place,
     file: &Arc<File>,
     dotlocks: &Dotlocks,
-    source: &mut Source,
     wait: &mut Wait,
 ) -> Result<Held<'p>, MailboxError> {
     loop {
@@ -96,7 +95,7 @@ pub(crate) fn lock<'p>(
                 place,
                 dotlock: None,
             };
-            match dotlocks.acquire(place, source)? {
+            match dotlocks.acquire(place)? {
                 Try::Made(made) => {
                     held.dotlock = Some(made);
                     return Ok(held);
@@ -148,9 +147,9 @@ mod tests {
         let file = Arc::new(OpenOptions::new().write(true).open(&mbox).unwrap());
         let place = Place::find(&mbox, false).unwrap();
         let hold = |patience| {
-            let (dotlocks, mut source) = (Dotlocks::new(None), Source::default());
+            let dotlocks = Dotlocks::new(None);
             let mut wait = Wait::new(patience);
-            lock(&place, &file, &dotlocks, &mut source, &mut wait).map(drop)
+            lock(&place, &file, &dotlocks, &mut wait).map(drop)
         };
         assert!(files::try_lock(&other).unwrap());
         assert!(matches!(

@@ -12,7 +12,7 @@ mod quote;
 mod tests;
 
 use crate::store::directory::id;
-use crate::store::mailbox::dotlock::{Dotlocks, Source};
+use crate::store::mailbox::dotlock::Dotlocks;
 use crate::store::mailbox::file::{Key, Open, Place, missing_end};
 use crate::store::mailbox::lock::{Held, Wait, lock};
 use crate::store::mailbox::mbox::append::{Append, PendingAppend};
@@ -78,7 +78,6 @@ struct State {
     open: Option<Open>,
     /// In `Shared::open`.
     listed: bool,
-    source: Source,
     /// Others held a lock all the time when it was last wanted. Whoever comes next has one quick look: the threads of
     /// clients shall not gather where one mailbox is locked for long.
     busy: bool,
@@ -97,7 +96,6 @@ impl Mbox {
             let state = State {
                 open: None,
                 listed: false,
-                source: Source::default(),
                 busy: false,
                 pending: None,
             };
@@ -232,8 +230,7 @@ impl Mbox {
                 None => place.open(create)?,
             };
             let Some(mut open) = kept else { continue };
-            let (dotlocks, source) = (&self.shared.dotlocks, &mut state.source);
-            let locked = lock(place, &open.file, dotlocks, source, &mut wait);
+            let locked = lock(place, &open.file, &self.shared.dotlocks, &mut wait);
             if let Ok(_) | Err(MailboxError::Busy) = locked {
                 self.keep_open(state, open.clone());
             }

@@ -288,3 +288,19 @@ fn a_path_that_does_not_fit_is_an_error() {
     };
     journal.slot().write(&entry).unwrap_err();
 }
+
+/// On NFS a descriptor can be broken for good (ESTALE); one that may not be locked stands for it.
+#[test]
+fn a_descriptor_whose_lock_call_fails_is_not_used_again() {
+    let room = Room::new();
+    room.deliver("1\n").unwrap();
+    for turn in ["2\n", "3\n"] {
+        let broken = Arc::new(File::open(&room.path).unwrap());
+        room.mbox.state().open.as_mut().unwrap().file = broken;
+        let error = room.deliver("no\n").unwrap_err();
+        assert!(matches!(&error, MailboxError::Io(_)), "{error}");
+        room.deliver(turn).unwrap();
+    }
+    let all = ["1\n", "2\n", "3\n"].map(written).concat();
+    assert_eq!(room.content(), format!("{BEFORE}{all}"));
+}
