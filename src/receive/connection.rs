@@ -289,8 +289,8 @@ impl<'a, H: Handler> Connection<'a, H> {
                 _ if size.saturating_sub(end) > most => Some(Outcome::TooLarge),
                 Ok(body) if body.hops() > MAX_HOPS => Some(Outcome::Loop),
                 Ok(body) => body.error().map(|error| {
-                    let dir = settings.spill_dir.display();
-                    warn!("cannot keep a message in {dir}: {error}");
+                    let (peer, dir) = (self.client.peer, settings.spill_dir.display());
+                    warn!("cannot keep mail data in {dir} client={peer}: {error}");
                     outcome_of(Refusal::from(error))
                 }),
                 Err(_) => None,
