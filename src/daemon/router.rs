@@ -155,12 +155,25 @@ impl Router {
     ) -> io::Result<()> {
         let Message { envelope, body } = message;
         let (id, body) = (envelope.id, Arc::new(body));
+        let (from, received) = (&envelope.from, envelope.received);
+        let spool = |id, to: &[NewRecipient]| {
+            let entry = NewEntry {
+                id,
+                from,
+                received,
+                origin,
+                to,
+                heading: time_stamp.as_bytes(),
+                body: &body,
+                next_try: SystemTime::now(),
+            };
+            self.spool.accept(&entry)
+        };
         let (local, remote) = sort(routes);
         let mut in_the_spool = Vec::new();
         if !remote.is_empty() {
-            in_the_spool.push(self.spool(id, &envelope, origin, &remote, time_stamp, &body)?);
+            in_the_spool.push(spool(id, &remote)?);
         }
-        let (from, received) = (&envelope.from, envelope.received);
         let failed = self.deliver_all(&local, |to| MailboxMessage {
             heading: mbox_heading(from, received, to, time_stamp)
                 .into_bytes()
@@ -170,7 +183,7 @@ impl Router {
         if !failed.is_empty() {
             let put_off = failed.keys().flat_map(|mbox| &local[*mbox]).cloned();
             let put_off: Vec<_> = put_off.map(NewRecipient::from).collect();
-            let spooled = self.spool(Id::new(), &envelope, origin, &put_off, time_stamp, &body);
+            let spooled = spool(Id::new(), &put_off);
             let word = if spooled.is_ok() {
                 "deferred"
             } else {
@@ -210,28 +223,6 @@ impl Router {
             (self.queued)(file, routes);
         }
         Ok(())
-    }
-
-    fn spool(
-        &self,
-        id: Id,
-        envelope: &Envelope,
-        origin: Origin,
-        to: &[NewRecipient],
-        time_stamp: &str,
-        body: &Body,
-    ) -> io::Result<Queued> {
-        let entry = NewEntry {
-            id,
-            from: &envelope.from,
-            received: envelope.received,
-            origin,
-            to,
-            heading: time_stamp.as_bytes(),
-            body,
-            next_try: SystemTime::now(),
-        };
-        self.spool.accept(&entry)
     }
 
     /// One copy a mailbox, [`DELIVERIES`] side by side, so that their syncs overlap. Returns those that failed.
@@ -311,11 +302,6 @@ fn route(config: &Config, to: &ForwardPath, ours: impl Fn(IpAddr) -> bool) -> Ro
     }
 }
 
-/// Whether the host is an address without its brackets.
-fn is_number(host: &Host) -> bool {
-    matches!(host, Host::Name(name) if name.is_number())
-}
-
 /// Whether `ip` is listened on; under a wildcard, whether it is this machine's at all.
 fn is_ours(ip: IpAddr, listening: &[SocketAddr]) -> bool {
     let ip = ip.to_canonical();
@@ -380,7 +366,7 @@ impl Handler for Router {
         let verdict = match &route {
             Route::Mailbox(_) => Verdict::Accept,
             Route::Forward(path) => Verdict::Forward(path.clone()),
-            Route::Remote if is_number(to.host()) => Verdict::BareAddress,
+            Route::Remote if to.host().is_number() => Verdict::BareAddress,
             Route::Remote if routed.config.may_relay(client.peer.ip()) => Verdict::Accept,
             Route::Remote => Verdict::RelayDenied,
             Route::NoSuchUser => Verdict::NoSuchUser,

@@ -31,12 +31,6 @@ impl Domain {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// Digits and dots alone: an address whose brackets were forgotten. It is read as a name, because programs say such
-    /// a HELO, but no domain has it.
-    pub fn is_number(&self) -> bool {
-        self.0.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-    }
 }
 
 impl FromStr for Domain {
@@ -99,6 +93,13 @@ impl Host {
     /// The literal of an address; `::ffff:a.b.c.d` is `a.b.c.d`.
     pub fn literal(ip: IpAddr) -> Host {
         Host::Literal(ip.to_canonical())
+    }
+
+    /// Digits and dots alone: an address whose brackets were forgotten. It is read as a name, because programs say such
+    /// a HELO, but no domain has it.
+    pub fn is_number(&self) -> bool {
+        let digit = |b: u8| b.is_ascii_digit() || b == b'.';
+        matches!(self, Host::Name(name) if name.as_str().bytes().all(digit))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Every reply that we give, in one list (RFC 788 sections 4.2 and 4.3). Other hosts' replies are read in
 //! `remote.rs`, and are named here too.
 
-use super::address::{AddressError, Domain, ForwardPath, Host};
+use super::address::{AddressError, ForwardPath, Host};
 use super::line::LINE_MAX;
 pub use super::remote::{RemoteReply, ReplyError, ReplyReader};
 use std::borrow::Cow;
@@ -219,14 +219,14 @@ impl Reply {
     }
 
     /// `550`: digits and dots are no domain; shows how an address is written.
-    pub fn bare_address(name: &Domain) -> Reply {
-        let literal = format!("[{name}]");
+    pub fn bare_address(host: &Host) -> Reply {
+        let literal = format!("[{host}]");
         let literal = match literal.parse::<Host>() {
             Ok(_) => &literal,
             Err(_) => "[192.0.2.1]",
         };
         let text = "is no domain; an address is written in brackets,";
-        Reply::with(550, format_args!("{name} {text} <user@{literal}>"))
+        Reply::with(550, format_args!("{host} {text} <user@{literal}>"))
     }
 
     /// `552`: MAX_RECIPIENTS is reached; the words of Appendix F, scenario 10.
@@ -280,7 +280,7 @@ mod tests {
         for reply in [
             Reply::ready(&host),
             Reply::unavailable(&host, closing::COMMANDS),
-            Reply::bare_address(&name.parse().unwrap()),
+            Reply::bare_address(&host),
             Reply::will_forward(&path),
             Reply::stored("x\r\n250 y\u{fc}".repeat(100)),
             Reply::bad_line(&[0xff; 600]),

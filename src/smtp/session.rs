@@ -237,14 +237,14 @@ impl Session {
         let State::Mailing(transaction) = &mut self.state else {
             return self.answer(Reply::need_mail(), Step::Reply);
         };
-        let reply = match (verdict, to.host()) {
-            (Verdict::Accept, _) => Reply::ok(),
-            (Verdict::Forward(path), _) => Reply::will_forward(&path),
-            (Verdict::BareAddress, Host::Name(name)) => Reply::bare_address(name),
-            (Verdict::NoSuchUser | Verdict::BareAddress, _) => Reply::no_such_user(),
-            (Verdict::RelayDenied, _) => Reply::relay_denied(),
-            (Verdict::TooMany, _) => return Step::Reply(Reply::too_many_recipients()),
-            (Verdict::TryLater, _) => Reply::local_error(),
+        let reply = match verdict {
+            Verdict::Accept => Reply::ok(),
+            Verdict::Forward(path) => Reply::will_forward(&path),
+            Verdict::NoSuchUser => Reply::no_such_user(),
+            Verdict::RelayDenied => Reply::relay_denied(),
+            Verdict::BareAddress => Reply::bare_address(to.host()),
+            Verdict::TooMany => return Step::Reply(Reply::too_many_recipients()),
+            Verdict::TryLater => Reply::local_error(),
         };
         if !reply.is_error() {
             transaction.to.push(to);

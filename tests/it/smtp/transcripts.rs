@@ -114,7 +114,7 @@ impl<'a> Receiver<'a> {
         let localhost: Host = "localhost".parse().unwrap();
         if *to.host() != self.hostname && *to.host() != localhost {
             return match to.host() {
-                Host::Name(name) if name.is_number() => Verdict::BareAddress,
+                host if host.is_number() => Verdict::BareAddress,
                 _ if self.settings.relay => Verdict::Accept,
                 _ => Verdict::RelayDenied,
             };
