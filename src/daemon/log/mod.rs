@@ -3,7 +3,7 @@
 //! * A line is `2026-11-21T22:30:01.123Z INFO  delivered id=...`: UTC, milliseconds, the level padded
 //!   to five, then the message, whose first word names the event.
 //! * One event is always one line. What came from outside is wrapped in
-//!   [`Escaped`](crate::message::escape::Escaped) where the event is written; as a last defence every
+//!   `message::escape::Escaped` where the event is written; as a last defence every
 //!   control character that is left is escaped here. A line has at most 4,096 octets, its end included;
 //!   a longer one is cut and ends in `...`.
 //! * A log that cannot be written never stops the mail. Lines go into a bounded queue, and one thread
