@@ -60,6 +60,7 @@ mod forwarding {
     mod faults; // each kind of answer, and what becomes of the message
     mod journey; // a message from client to client over two daemons
     mod killed; // the daemon is killed while it sends
+    mod neighbours; // silent hosts and name servers delay nobody else
     mod resolv_conf; // the system's name servers, from files of all kinds
     mod returned; // bounces
     mod spool; // what waits, and outlives the daemon

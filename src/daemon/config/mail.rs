@@ -96,7 +96,7 @@ keys! {
     /// The port that MX hosts are called on.
     "RELAY_PORT" relay_port: u16 = 25, port, RELOAD;
     /// Outgoing connections at once, at least 1.
-    "MAX_RELAYS" max_relays: usize = 20, count, RELOAD;
+    "MAX_RELAYS" max_relays: usize = 100, count, RELOAD;
     /// How long to wait for a connection or a reply when forwarding.
     "RELAY_TIMEOUT" relay_timeout: Duration = Duration::from_secs(120), seconds, RELOAD;
     /// Where accepted mail waits.
