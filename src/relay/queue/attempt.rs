@@ -23,7 +23,7 @@ use crate::relay::queue::schedule::{Failed, Outcome, Taken, signed};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::store::spool::{Origin, Queued, Recipient, State};
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// Octets of the original that are looked through for its header.
 const HEADER_READ: usize = 64 << 10;
@@ -132,7 +132,7 @@ impl Delivery {
         let is_tried = self.is_tried(answers);
         let expires = is_tried && self.has_expired(&settings);
         let again = self.again(answers, &settings, is_tried);
-        let next = stamp(wall_clock(again));
+        let next = stamp(shared.environment.wall_clock_at(again));
         let (mut done, mut outcome) = (Vec::new(), Outcome::default());
         for (index, path) in std::mem::take(&mut self.who) {
             let shown = self.shown(index, path);
@@ -303,7 +303,7 @@ impl Delivery {
             let back_off = environment.settings().back_off;
             now() + millis(back_off.wait(tries.max(1), jitter()))
         });
-        if let Err(e) = environment.defer(&mut queued, tries, wall_clock(again)) {
+        if let Err(e) = environment.defer(&mut queued, tries, environment.wall_clock_at(again)) {
             log::error!("spool: cannot set the next try id={id}: {e}");
         }
         Verdict::Retry(again)
@@ -379,11 +379,6 @@ fn header(body: &Body) -> Vec<u8> {
         head.truncate(end + 1);
     }
     head
-}
-
-/// When the wall clock will say that `time` has come, as far as can be known.
-pub(crate) fn wall_clock(time: Millis) -> SystemTime {
-    SystemTime::now() + Duration::from_millis(time.saturating_sub(now()))
 }
 
 fn stamp(time: SystemTime) -> String {

@@ -89,6 +89,13 @@ pub(crate) trait Environment: Send + Sync {
     fn look_up(&self, host: &Host) -> Result<Vec<Target>, RouteError>;
     fn open(&self, target: &Target) -> Result<Box<dyn Link>, Trouble>;
 
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::now()
+    }
+    /// What the wall clock will say when `time` has come, as far as can be known.
+    fn wall_clock_at(&self, time: Millis) -> SystemTime {
+        self.wall_clock() + Duration::from_millis(time.saturating_sub(now()))
+    }
     fn record(&self, queued: &mut Queued, done: &[(usize, &str)]) -> io::Result<()> {
         queued.finish(done)
     }

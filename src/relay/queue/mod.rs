@@ -27,7 +27,6 @@ mod tests;
 mod worker;
 
 use crate::message::Id;
-use crate::relay::queue::attempt::wall_clock;
 use crate::relay::queue::pool::{Pool, Shared, State};
 use crate::relay::queue::schedule::Routed;
 use crate::relay::queue::worker::Worker;
@@ -76,7 +75,7 @@ impl QueueHandle {
         let routed =
             recipients.map(|((index, recipient), route)| routed(index, &recipient.to, route));
         let (id, routed) = (queued.id, routed.collect());
-        let age = age(&queued);
+        let age = age(&queued, SystemTime::now());
         self.pool.change(|state| {
             if !state.stopping && state.schedule.admit(id, now()) {
                 // A file that is open is not recycled. From here on a scan finds the message known.
@@ -114,13 +113,14 @@ impl Queue {
             spool: Arc::clone(&spool),
             environment,
         });
+        let boot = boot_time(&*shared.environment);
         let scheduler = Scheduler {
             shared,
             scan_at: Some(0),
             start_at: 0,
             started: 0,
             warned: false,
-            boot: boot_time(),
+            boot,
         };
         let scheduler = Builder::new()
             .name("queue".into())
@@ -258,7 +258,11 @@ impl Scheduler {
 
     /// Puts every waiting message into the schedule.
     fn scan(&mut self, flush: bool, longest: Duration) {
-        let (begun, clock, pool) = (now(), SystemTime::now(), &self.shared.pool);
+        let (begun, clock, pool) = (
+            now(),
+            self.shared.environment.wall_clock(),
+            &self.shared.pool,
+        );
         let is_first = self.scan_at == Some(0);
         let scanned = self.shared.spool.scan(&mut |id, next_try| {
             // A clock that was set back must not keep mail for years.
@@ -310,7 +314,7 @@ impl Scheduler {
             |(_, recipient): &(usize, &Recipient)| recipient.state == Progress::Waiting;
         let waiting = queued.recipients.iter().enumerate().filter(is_waiting);
         let routes = waiting.map(|(index, r)| routed(index, &r.to, environment.route(&r.to)));
-        let (routes, age) = (routes.collect(), age(&queued));
+        let (routes, age) = (routes.collect(), age(&queued, environment.wall_clock()));
         drop(queued);
         pool.change(|state| state.begin(id, routes, age));
     }
@@ -318,7 +322,8 @@ impl Scheduler {
     /// The files hold the next try by the wall clock, for `--queue` and for the next start. A clock that is set makes
     /// them untrue.
     fn follow_wall_clock(&mut self) {
-        let boot = boot_time();
+        let environment = &self.shared.environment;
+        let boot = boot_time(&**environment);
         if (boot - self.boot).abs() < LEAP {
             return;
         }
@@ -329,7 +334,11 @@ impl Scheduler {
             waiting.len()
         );
         for (due, id) in waiting {
-            if let Err(e) = self.shared.spool.set_next_try(id, wall_clock(due)) {
+            if let Err(e) = self
+                .shared
+                .spool
+                .set_next_try(id, environment.wall_clock_at(due))
+            {
                 log::debug!("spool: cannot set the next try id={id}: {e}");
             }
         }
@@ -352,13 +361,13 @@ fn routed(index: usize, to: &ForwardPath, route: Route) -> Routed {
 }
 
 /// A message's age by the wall clock.
-fn age(queued: &Queued) -> Millis {
-    let age = SystemTime::now().duration_since(queued.received);
+fn age(queued: &Queued, now: SystemTime) -> Millis {
+    let age = now.duration_since(queued.received);
     age.map_or(0, millis)
 }
 
 /// When the machine was booted, in milliseconds of the wall clock.
-fn boot_time() -> i128 {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+fn boot_time(environment: &dyn Environment) -> i128 {
+    let clock = environment.wall_clock().duration_since(UNIX_EPOCH);
     clock.map_or(0, |clock| clock.as_millis() as i128) - i128::from(now())
 }

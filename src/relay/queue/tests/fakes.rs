@@ -56,6 +56,8 @@ pub(super) struct State {
     /// The step at which it panics, so often.
     pub(super) panics: Option<(&'static str, usize)>,
     pub(super) max_relays: usize,
+    /// How far the wall clock was set forward.
+    pub(super) leap: Duration,
 }
 
 /// The world around the queue: its own environment trait, played.
@@ -197,6 +199,10 @@ impl Environment for FakeEnvironment {
             lost: false,
             cut: Arc::default(),
         }))
+    }
+
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::now() + self.state().leap
     }
 
     fn record(&self, queued: &mut Queued, done: &[(usize, &str)]) -> io::Result<()> {

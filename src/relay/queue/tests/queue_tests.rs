@@ -223,31 +223,6 @@ fn no_route_is_final_or_not() {
 }
 
 #[test]
-fn old_mail_is_returned_and_reports_are_not() {
-    let bench = Bench::started();
-    bench.world.script(
-        "dead",
-        Script {
-            dead: Some("connection refused"),
-            ..Script::default()
-        },
-    );
-    let now = SystemTime::now();
-    let long_ago = now - Duration::from_secs(200_000);
-    let old = bench.stored("<sender@example.org>", &["<x@dead>"], long_ago, now);
-    bench.submit(old);
-    bench.gone_by_retry(old);
-    assert_eq!(bench.world.state().reports.len(), 1);
-    // Nothing expires before it was tried three times.
-    let calls = bench.world.state().calls.clone();
-    assert!(calls.iter().filter(|c| *c == "open dead").count() >= 3);
-    let report = bench.stored("<>", &["<x@dead>"], long_ago, now);
-    bench.submit(report);
-    bench.gone_by_retry(report);
-    assert_eq!(bench.world.state().reports.len(), 1);
-}
-
-#[test]
 fn nothing_is_finished_before_its_report_is_safe() {
     let bench = Bench::started();
     bench.world.change(|s| s.no_reports = true);
