@@ -39,8 +39,9 @@ const PIECE: usize = 64 * 1024;
 pub(crate) struct Stream<S> {
     socket: Socket<S>,
     input: Vec<u8>,
-    /// Octets of `input` that were consumed.
+    /// From `start` to `end` is what was read and not consumed.
     start: usize,
+    end: usize,
     /// The last read was part of something larger.
     bulk: bool,
 }
@@ -58,6 +59,7 @@ impl<S: Deref<Target = TcpStream>> Stream<S> {
             },
             input: Vec::new(),
             start: 0,
+            end: 0,
             bulk: false,
         }
     }
@@ -69,12 +71,12 @@ impl<S: Deref<Target = TcpStream>> Stream<S> {
 
     /// Input that was read and not consumed.
     pub fn buffered(&self) -> &[u8] {
-        &self.input[self.start..]
+        &self.input[self.start..self.end]
     }
 
     /// Drops the first `n` octets of [`buffered`](Self::buffered).
     pub fn consume(&mut self, n: usize) {
-        self.start = (self.start + n).min(self.input.len());
+        self.start = (self.start + n).min(self.end);
     }
 
     /// Reads once, within `wait` from `now`; `Ok(0)` is the end of input.
@@ -100,23 +102,30 @@ impl<S: Deref<Target = TcpStream>> Stream<S> {
         &mut self,
         read: impl FnOnce(&mut Socket<S>, &mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        self.input.drain(..self.start);
-        self.start = 0;
-        let end = self.input.len();
+        self.input.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
         let read = if self.bulk {
-            self.input.resize(end + PIECE, 0);
-            let read = read(&mut self.socket, &mut self.input[end..]);
-            self.input.truncate(end + read.as_ref().map_or(0, |n| *n));
-            read
+            self.make_room(PIECE);
+            read(&mut self.socket, &mut self.input[self.end..])
         } else {
             let mut piece = [0; BULK];
             let read = read(&mut self.socket, &mut piece);
-            let n = read.as_ref().map_or(0, |n| *n);
-            self.input.extend_from_slice(&piece[..n]);
+            if let Ok(n) = read {
+                self.make_room(n);
+                self.input[self.end..self.end + n].copy_from_slice(&piece[..n]);
+            }
             read
         };
+        self.end += read.as_ref().map_or(0, |n| *n);
         self.bulk = read.as_ref().is_ok_and(|n| *n >= BULK);
         read
+    }
+
+    /// What is there already is not cleared again for each read.
+    fn make_room(&mut self, len: usize) {
+        if self.input.len() < self.end + len {
+            self.input.resize(self.end + len, 0);
+        }
     }
 
     /// Sends all of `bytes`, within `wait` from `now`.
