@@ -29,6 +29,7 @@ mod store {
         mod locks; // fcntl locks and dotlocks of others
         mod place; // a mailbox with a spool beside it, for the others
     }
+    mod recycled_files; // finished files serve the next messages
     mod spool; // the folder in every state that a crash can leave
     mod spool_killed; // a process killed at any moment
     mod spool_measured; // figures, on demand

@@ -7,19 +7,18 @@ use smtpd788::spool::{self, NewEntry, NewRecipient, Origin, Spool, SpoolError, S
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-const HEADING: &[u8] = b"Received: from a ([192.0.2.1]) by b with SMTP id x; now\n";
+pub(super) const HEADING: &[u8] = b"Received: from a ([192.0.2.1]) by b with SMTP id x; now\n";
 
-fn paths(to: &[&str]) -> Vec<NewRecipient> {
+pub(super) fn paths(to: &[&str]) -> Vec<NewRecipient> {
     let path = |s: &&str| s.parse::<ForwardPath>().unwrap().into();
     to.iter().map(path).collect()
 }
 
-fn accept(spool: &Spool, id: Id, to: &[&str], body: &Body) -> io::Result<()> {
+pub(super) fn accept(spool: &Spool, id: Id, to: &[&str], body: &Body) -> io::Result<()> {
     let from: ReversePath = "<john@example.org>".parse().unwrap();
     spool
         .accept(&NewEntry {
@@ -35,7 +34,7 @@ fn accept(spool: &Spool, id: Id, to: &[&str], body: &Body) -> io::Result<()> {
         .map(drop)
 }
 
-fn stored(spool: &Spool, to: &[&str]) -> Id {
+pub(super) fn stored(spool: &Spool, to: &[&str]) -> Id {
     let id = Id::new();
     accept(
         spool,
@@ -47,7 +46,7 @@ fn stored(spool: &Spool, to: &[&str]) -> Id {
     id
 }
 
-fn scan(spool: &Spool) -> BTreeMap<Id, SystemTime> {
+pub(super) fn scan(spool: &Spool) -> BTreeMap<Id, SystemTime> {
     let mut found = BTreeMap::new();
     spool
         .scan(&mut |id, next| assert!(found.insert(id, next).is_none()))
@@ -55,7 +54,7 @@ fn scan(spool: &Spool) -> BTreeMap<Id, SystemTime> {
     found
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir)
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap());
@@ -78,7 +77,7 @@ fn reopen(dir: &Path) -> Spool {
     opened.unwrap().unwrap()
 }
 
-fn content(body: &Body) -> Vec<u8> {
+pub(super) fn content(body: &Body) -> Vec<u8> {
     let mut bytes = vec![0; body.len() as usize + 1];
     let mut filled = 0;
     loop {
@@ -91,7 +90,7 @@ fn content(body: &Body) -> Vec<u8> {
     bytes
 }
 
-fn file(spool: &Spool, id: Id) -> PathBuf {
+pub(super) fn file(spool: &Spool, id: Id) -> PathBuf {
     spool.dir().join(id.to_string())
 }
 
@@ -251,173 +250,6 @@ fn a_failed_acceptance_leaves_nothing() {
     )
     .unwrap_err();
     assert!(new.exists());
-}
-
-/// A message of `size` octets, and the inode of its file.
-fn sized(spool: &Spool, size: usize) -> (Id, u64) {
-    let id = Id::new();
-    let body = Body::from_bytes(vec![b'y'; size]);
-    accept(spool, id, &["<mary@example.net>"], &body).unwrap();
-    let read = content(&spool.load(id).unwrap().unwrap().body().unwrap());
-    assert_eq!(read, [HEADING, &vec![b'y'; size]].concat());
-    (id, fs::metadata(file(spool, id)).unwrap().ino())
-}
-
-/// Ends a message as the queue does. Whether there was no recycled file before.
-fn recycle(spool: &Spool, id: Id) -> bool {
-    let queued = spool.load(id).unwrap().unwrap();
-    queued.recycle().map_err(|(_, error)| error).unwrap()
-}
-
-#[test]
-fn a_small_file_whose_message_is_finished_serves_the_next_ones() {
-    let temp = tempfile::tempdir().unwrap();
-    let spool = Spool::open(temp.path()).unwrap();
-    let (mut id, first) = sized(&spool, 500);
-    for size in [500, 3_000, 10, 0, 4_000] {
-        let old = id;
-        assert!(recycle(&spool, old), "the first");
-        assert_eq!(names(temp.path()), [format!("{old}.new")]);
-        assert!(scan(&spool).is_empty());
-        assert_eq!(spool::table(temp.path()).unwrap(), None);
-        let inode;
-        (id, inode) = sized(&spool, size);
-        assert_eq!(inode, first, "{size}");
-        assert_eq!(names(temp.path()), [id.to_string()]);
-    }
-    // Two at a time need two; a large one needs its own, and is not kept.
-    let (other, second) = sized(&spool, 1);
-    assert_ne!(second, first);
-    assert!(recycle(&spool, id) && !recycle(&spool, other));
-    let (large, third) = sized(&spool, 100_000);
-    assert!(third != first && third != second);
-    assert!(!recycle(&spool, large));
-    assert_eq!(names(temp.path()).len(), 2);
-    // The next start removes what a kill leaves, and an end leaves nothing.
-    let left = names(temp.path());
-    let kept = temp.path().join("kept");
-    fs::create_dir(&kept).unwrap();
-    for name in &left {
-        fs::copy(temp.path().join(name), kept.join(name)).unwrap();
-    }
-    drop(spool);
-    assert_eq!(names(temp.path()), ["kept"]);
-    drop(Spool::open(&kept).unwrap());
-    assert_eq!(names(&kept), [""; 0]);
-}
-
-#[test]
-fn a_recycled_file_that_somebody_else_has_too_or_has_taken_is_not_written_over() {
-    let temp = tempfile::tempdir().unwrap();
-    let spool = Spool::open(temp.path()).unwrap();
-    let (linked, _) = sized(&spool, 100);
-    let (gone, _) = sized(&spool, 100);
-    let copy = tempfile::tempdir_in(temp.path().parent().unwrap()).unwrap();
-    let copy = copy.path().join("copy");
-    fs::hard_link(file(&spool, linked), &copy).unwrap();
-    let before = fs::read(&copy).unwrap();
-    recycle(&spool, linked);
-    recycle(&spool, gone);
-    fs::remove_file(temp.path().join(format!("{gone}.new"))).unwrap();
-    let (id, _) = sized(&spool, 200);
-    assert_eq!(names(temp.path()), [id.to_string()]);
-    assert_eq!(fs::read(&copy).unwrap(), before);
-}
-
-#[test]
-fn recycled_files_that_nobody_uses_go() {
-    let temp = tempfile::tempdir().unwrap();
-    let spool = Spool::open(temp.path()).unwrap();
-    assert_eq!(spool.purge_at(), None);
-    let (id, _) = sized(&spool, 100);
-    recycle(&spool, id);
-    while let Some(at) = spool.purge_at() {
-        assert_eq!(names(temp.path()).len(), 1);
-        std::thread::sleep(at.saturating_duration_since(Instant::now()));
-        spool.purge();
-    }
-    assert_eq!(names(temp.path()), [""; 0]);
-}
-
-#[test]
-fn a_recycled_file_that_is_not_the_one_of_its_name_is_not_written_over() {
-    let temp = tempfile::tempdir().unwrap();
-    let spool = Spool::open(&temp.path().join("spool")).unwrap();
-    let (id, _) = sized(&spool, 100);
-    let queued = spool.load(id).unwrap().unwrap();
-    // Somebody moves the file away, and puts a copy in its place.
-    let moved = temp.path().join("moved");
-    fs::rename(file(&spool, id), &moved).unwrap();
-    fs::copy(&moved, file(&spool, id)).unwrap();
-    let before = fs::read(&moved).unwrap();
-    queued.recycle().map_err(|(_, error)| error).unwrap();
-    let (next, _) = sized(&spool, 200);
-    assert_eq!(fs::read(&moved).unwrap(), before);
-    assert_eq!(names(spool.dir()), [next.to_string()]);
-}
-
-#[test]
-fn who_still_has_a_finished_message_writes_nothing_into_the_next_one() {
-    let temp = tempfile::tempdir().unwrap();
-    let spool = Spool::open(temp.path()).unwrap();
-    let (id, inode) = sized(&spool, 100);
-    let mut stale = spool.load(id).unwrap().unwrap();
-    assert!(!recycle(&spool, id), "it is unlinked");
-    let (next, other) = sized(&spool, 100);
-    assert_ne!(other, inode);
-    let before = fs::read(file(&spool, next)).unwrap();
-    stale.note(0, "mx said: 451 later").unwrap();
-    stale.finish_recipient(0, "mx said: 250 OK").unwrap();
-    stale.defer(9, SystemTime::now()).unwrap();
-    assert_eq!(fs::read(file(&spool, next)).unwrap(), before);
-}
-
-/// Ends the other threads, also after a panic.
-struct SetAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for SetAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Threads that mark messages while another finishes them and the next ones come.
-#[test]
-fn no_mark_lands_in_the_file_of_another_message() {
-    let temp = tempfile::tempdir().unwrap();
-    let spool = Spool::open(temp.path()).unwrap();
-    let current = std::sync::RwLock::new(stored(&spool, &["<mary@example.net>"]));
-    let (done, marked) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let id = *current.read().unwrap();
-                    if let Some(mut queued) = spool.load(id).unwrap() {
-                        for _ in 0..20 {
-                            queued.note(0, &format!("mark of {id}")).unwrap();
-                        }
-                        marked.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-        let _done = SetAtEnd(&done);
-        let mut recycled = 0;
-        for _ in 0..300 {
-            let old = *current.read().unwrap();
-            *current.write().unwrap() = stored(&spool, &["<mary@example.net>"]);
-            recycled += usize::from(recycle(&spool, old));
-            for (id, _) in scan(&spool) {
-                let text = fs::read_to_string(file(&spool, id)).unwrap();
-                if let Some((_, mark)) = text.split_once("mark of ") {
-                    assert_eq!(mark[..16], id.to_string());
-                }
-            }
-        }
-        assert!(recycled > 0, "some files were recycled");
-    });
-    assert!(marked.into_inner() > 0);
 }
 
 #[test]
