@@ -56,8 +56,8 @@ impl Kind {
     }
 }
 
-/// What e2fsck says when the addresses of a file's content are missing.
-const NO_ADDRESSES: &str = "invalid extent";
+/// What e2fsck says when the addresses of a file's content are missing, or are those of another time.
+const NO_ADDRESSES: [&str; 2] = ["invalid extent", "checksum does not match extent"];
 
 /// Whether the file system has lost files by itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -139,7 +139,7 @@ impl Device {
         if self.kind == Kind::Ext4NoJournal {
             // 1: errors were corrected.
             let said = self.run("e2fsck -f -y", &[0, 1]);
-            damaged = said.contains(NO_ADDRESSES);
+            damaged = NO_ADDRESSES.iter().any(|fault| said.contains(fault));
         }
         let status = Command::new("mount")
             .args(["-t", self.kind.mount_type(), "-o", "noatime"])
