@@ -23,7 +23,7 @@ use log::{error, info, warn};
 
 use crate::daemon::config::{Config, MailConf, Place};
 use crate::message::{Body, Envelope, Id, Message, mbox_heading, time_stamp_line};
-use crate::net::local::is_on_this_machine;
+use crate::net::local::is_ours;
 use crate::receive::handler::{Client, Handler, Refusal, Settings, Verdict};
 use crate::relay::backscatter::Backscatter;
 use crate::relay::queue::Route;
@@ -300,18 +300,6 @@ fn route(config: &Config, to: &ForwardPath, ours: impl Fn(IpAddr) -> bool) -> Ro
         Some(Place::Forward(path)) => Route::Forward(path.clone()),
         None => Route::NoSuchUser,
     }
-}
-
-/// Whether `ip` is listened on; under a wildcard, whether it is this machine's at all.
-fn is_ours(ip: IpAddr, listening: &[SocketAddr]) -> bool {
-    let ip = ip.to_canonical();
-    listening
-        .iter()
-        .map(|addr| addr.ip().to_canonical())
-        .any(|listened| {
-            let wildcard = listened.is_unspecified() && listened.is_ipv4() == ip.is_ipv4();
-            listened == ip || wildcard && is_on_this_machine(ip)
-        })
 }
 
 impl ActiveConfig {

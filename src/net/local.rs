@@ -1,6 +1,6 @@
 //! Which addresses are this machine's own.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Whether `ip` is an address of this machine.
 ///
@@ -36,4 +36,16 @@ pub(crate) fn is_private(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64),
         IpAddr::V6(ip) => ip.is_unique_local(),
     }
+}
+
+/// Whether `ip` is listened on; under a wildcard, whether it is this machine's at all.
+pub(crate) fn is_ours(ip: IpAddr, listening: &[SocketAddr]) -> bool {
+    let ip = ip.to_canonical();
+    listening
+        .iter()
+        .map(|addr| addr.ip().to_canonical())
+        .any(|listened| {
+            let wildcard = listened.is_unspecified() && listened.is_ipv4() == ip.is_ipv4();
+            listened == ip || wildcard && is_on_this_machine(ip)
+        })
 }

@@ -11,7 +11,7 @@
 //! can be started, the client is told `421`.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,18 +19,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::net::contention::Contention;
 use crate::receive::connection::Connection;
 use crate::receive::handler::{Client, Handler, Settings};
 use crate::receive::limits::{Clients, LimitReached};
+use crate::receive::socket::{is_of_one_client, prepare, reachable};
 use crate::receive::wire::Wire;
 use crate::smtp::reply::{Reply, closing};
 use crate::store::files::files_to_keep;
 
-/// Connections that the kernel may hold until a thread accepts them; it has a limit of its own too.
-const BACKLOG: i32 = 4096;
 /// Threads of one listener that may wait for clients; more of them end. Each holds a descriptor that shows nowhere:
 /// accept(2) takes it before it waits. So they are fewer where few files may be open.
 const MAX_IDLE: usize = 32;
@@ -53,30 +51,6 @@ const WAKE: Duration = Duration::from_secs(2);
 const WAKE_ONE: Duration = Duration::from_millis(500);
 /// How long threads may take to end once their clients are gone.
 const LAST: Duration = Duration::from_secs(3);
-
-/// Opens a listener. Clients inherit `timeout` for their reads and writes.
-///
-/// # Errors
-/// What the system reports, for instance that the address is in use.
-pub fn listen(addr: SocketAddr, timeout: Duration) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.bind(&addr.into())?;
-    let listener = TcpListener::from(socket);
-    prepare(&listener, timeout)?;
-    SockRef::from(&listener).listen(BACKLOG)?;
-    Ok(listener)
-}
-
-fn prepare(listener: &TcpListener, timeout: Duration) -> io::Result<()> {
-    let socket = SockRef::from(listener);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_read_timeout(Some(timeout))?;
-    socket.set_write_timeout(Some(timeout))
-}
 
 /// A listener with its waiting threads.
 #[derive(Debug)]
@@ -248,16 +222,6 @@ impl Listeners {
     }
 }
 
-/// Where a listener on a wildcard address can be called.
-fn reachable(mut addr: SocketAddr) -> SocketAddr {
-    match addr.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    addr
-}
-
 fn start_thread<H: Handler>(
     listeners: &Arc<Listeners>,
     handler: &Arc<H>,
@@ -358,22 +322,6 @@ fn take_clients<H: Handler>(
             None => return,
         }
     }
-}
-
-/// Whether an accept failed only for a client that went away before, or because the wait had its time: the next may be
-/// tried at once. (accept(2) hands on what the network reports of one connection.) All else may come again for ever.
-fn is_of_one_client(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(
-        error.kind(),
-        Kind::ConnectionAborted
-            | Kind::HostUnreachable
-            | Kind::NetworkDown
-            | Kind::NetworkUnreachable
-            | Kind::Interrupted
-            | Kind::TimedOut
-            | Kind::WouldBlock
-    )
 }
 
 /// The two ends of a connection; only a listener on a wildcard address does not know its own.

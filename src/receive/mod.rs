@@ -5,4 +5,5 @@ pub mod handler;
 pub(crate) mod limits;
 pub(crate) mod listener;
 pub mod server;
+pub(crate) mod socket;
 pub(crate) mod wire;

@@ -22,7 +22,7 @@ use socket2::SockRef;
 use crate::message::Message;
 use crate::receive::handler::Handler;
 use crate::receive::listener::Listeners;
-pub use crate::receive::listener::listen;
+pub use crate::receive::socket::listen;
 
 /// Time can't be added without end.
 const GRACE_MAX: Duration = Duration::from_secs(365 * 86_400);

@@ -7,7 +7,7 @@
 //! * A source route is checked and dropped: the last mailbox counts.
 //! * A fault is an [`AddressError`], short and printable, made for the text of a `501`.
 
-pub use super::host::{Domain, Host, LABEL_MAX, NAME_MAX};
+pub use super::host::{AddressError, Domain, Host, LABEL_MAX, NAME_MAX};
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
@@ -154,54 +154,6 @@ impl FromStr for ForwardPath {
             .map(ForwardPath)
             .ok_or(AddressError::NullForward)
     }
-}
-
-/// What is wrong with an address; short, so that it fits the text of a `501`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AddressError {
-    /// No `<` before it, or no `>` after it.
-    #[error("brackets missing")]
-    Brackets,
-    /// A space before the `<`.
-    #[error("a space after the colon")]
-    SpaceBefore,
-    /// Over [`PATH_MAX`].
-    #[error("path too long")]
-    PathTooLong,
-    /// A control or an 8-bit character.
-    #[error("control or 8-bit character")]
-    Character,
-    /// `<>` as a recipient.
-    #[error("the path is empty")]
-    NullForward,
-    /// A source route that does not end in a mailbox, or is badly separated.
-    #[error("bad source route")]
-    Route,
-    /// Nothing before the `@`.
-    #[error("no user part")]
-    NoUser,
-    /// A special character that is not quoted, or a quote that is not ended.
-    #[error("bad quoting in the user part")]
-    Quoting,
-    /// Nothing after the `@`, or no `@`.
-    #[error("no host")]
-    NoHost,
-    /// Not a host name.
-    #[error("bad host name")]
-    Host,
-    /// Over [`NAME_MAX`], or a label over [`LABEL_MAX`].
-    #[error("host name too long")]
-    HostTooLong,
-    /// `#` without a decimal IPv4 address.
-    #[error("bad host number")]
-    Number,
-    /// Brackets without an address.
-    #[error("bad address literal")]
-    Literal,
-    /// Something follows the address.
-    #[error("text after the address")]
-    Trailing,
 }
 
 /// A whole path; `None` is `<>`.

@@ -5,7 +5,6 @@
 //! * What is written (`Display`) parses to the same value. A number is written as a literal, an IPv6
 //!   literal with its tag.
 
-use super::address::AddressError;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -15,6 +14,54 @@ use std::str::FromStr;
 pub const NAME_MAX: usize = 255;
 /// Octets in one label of a host name (RFC 1035 section 2.3.4).
 pub const LABEL_MAX: usize = 63;
+
+/// What is wrong with an address; short, so that it fits the text of a `501`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// No `<` before it, or no `>` after it.
+    #[error("brackets missing")]
+    Brackets,
+    /// A space before the `<`.
+    #[error("a space after the colon")]
+    SpaceBefore,
+    /// Over [`PATH_MAX`](super::address::PATH_MAX).
+    #[error("path too long")]
+    PathTooLong,
+    /// A control or an 8-bit character.
+    #[error("control or 8-bit character")]
+    Character,
+    /// `<>` as a recipient.
+    #[error("the path is empty")]
+    NullForward,
+    /// A source route that does not end in a mailbox, or is badly separated.
+    #[error("bad source route")]
+    Route,
+    /// Nothing before the `@`.
+    #[error("no user part")]
+    NoUser,
+    /// A special character that is not quoted, or a quote that is not ended.
+    #[error("bad quoting in the user part")]
+    Quoting,
+    /// Nothing after the `@`, or no `@`.
+    #[error("no host")]
+    NoHost,
+    /// Not a host name.
+    #[error("bad host name")]
+    Host,
+    /// Over [`NAME_MAX`], or a label over [`LABEL_MAX`].
+    #[error("host name too long")]
+    HostTooLong,
+    /// `#` without a decimal IPv4 address.
+    #[error("bad host number")]
+    Number,
+    /// Brackets without an address.
+    #[error("bad address literal")]
+    Literal,
+    /// Something follows the address.
+    #[error("text after the address")]
+    Trailing,
+}
 
 /// A host name: labels of letters, digits, hyphens and underscores. Its case is kept, and ignored in
 /// comparisons.

@@ -3,7 +3,7 @@
 
 use crate::message::escape::Escaped;
 use crate::store::directory::{Directory, errno, id, kind};
-use crate::store::mailbox::MailboxError;
+use crate::store::mailbox::delivery::MailboxError;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, SFlag, fstat};

@@ -9,7 +9,7 @@
 
 use crate::store::directory::id;
 use crate::store::files;
-use crate::store::mailbox::MailboxError;
+use crate::store::mailbox::delivery::MailboxError;
 use crate::store::mailbox::dotlock::{Dotlocks, Made, Try};
 use crate::store::mailbox::file::Place;
 use nix::unistd::Pid;

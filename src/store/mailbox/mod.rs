@@ -31,16 +31,17 @@
 
 mod check;
 mod clock;
+mod delivery;
 mod dotlock;
 mod file;
 mod lock;
 mod mbox;
 
-use crate::message::Body;
 use crate::message::escape::Escaped;
 use crate::store::directory;
 use crate::store::group_commit::{Abandoned, Commit};
 pub use crate::store::mailbox::check::{Finding, Identity, check};
+pub use crate::store::mailbox::delivery::{MailboxError, MailboxMessage, Stats};
 use crate::store::mailbox::dotlock::{Dotlocks, PidFile};
 use crate::store::mailbox::file::{Key, Place, parent};
 use crate::store::mailbox::lock::PATIENCE;
@@ -89,65 +90,6 @@ impl Known {
 }
 
 type Append = Box<dyn Fn(Vec<MailboxMessage>) -> Vec<Result<(), MailboxError>> + Send + Sync>;
-
-/// One copy for one mailbox.
-#[derive(Clone, Debug)]
-pub struct MailboxMessage {
-    /// `From ` line, Return-Path, time stamp line, LF-ended; written as it is.
-    pub heading: Arc<[u8]>,
-    /// The message as received; quoted as it is written.
-    pub body: Arc<Body>,
-}
-
-/// Why a copy is not in the mailbox. The file is as it was before.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MailboxError {
-    /// Another program held a lock all the time.
-    #[error("locked by another program for over 10 s")]
-    Busy,
-    /// There is something in the mailbox's place that is never written to; the text says what.
-    #[error("not a plain mbox file: {0}")]
-    NotAFile(String),
-    /// The system refused.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
-
-impl MailboxError {
-    /// No room for the message: ENOSPC, EDQUOT, EFBIG.
-    pub fn is_no_space(&self) -> bool {
-        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        matches!(self, MailboxError::Io(error)
-            if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge))
-    }
-
-    pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, MailboxError::Io(error) if error.kind() == io::ErrorKind::NotFound)
-    }
-
-    /// The same, for the next one whom it concerns.
-    pub(crate) fn again(&self) -> MailboxError {
-        match self {
-            MailboxError::Busy => MailboxError::Busy,
-            MailboxError::NotAFile(what) => MailboxError::NotAFile(what.clone()),
-            MailboxError::Io(error) => MailboxError::Io(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::new(error.kind(), error.to_string()),
-            }),
-        }
-    }
-}
-
-/// What was done since the start, for tests and measurements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Batches committed, each with one sync.
-    pub batches: u64,
-    /// Messages in them.
-    pub messages: u64,
-}
 
 impl Mailboxes {
     /// `spool` is SPOOL_DIR, whose lock the caller holds: there is the journal of appends

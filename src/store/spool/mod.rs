@@ -34,8 +34,7 @@ pub mod queued;
 mod recycled;
 mod table;
 
-use crate::message::{Body, Id};
-use crate::smtp::address::ReversePath;
+use crate::message::Id;
 use crate::store::directory::Directory;
 use crate::store::files::write_all;
 use crate::store::writeback::{self, EarlyWriteback};
@@ -48,13 +47,14 @@ use queued::LoadError;
 use recycled::Recycled;
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use format::{NewRecipient, Origin, Recipient, State};
-pub use queued::Queued;
+pub use owner::SpoolError;
+pub use queued::{NewEntry, Queued};
 pub(crate) use recycled::MOST as RECYCLED;
 pub use table::table;
 
@@ -65,39 +65,6 @@ pub struct Spool {
     /// Foreign files are mentioned once, not at every scan.
     mentioned: AtomicBool,
     _lock: Lock,
-}
-
-/// Why the spool cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpoolError {
-    /// Another daemon holds the lock; its process id, or a question mark.
-    #[error("{path} is in use by another smtpd788 (process {1})", path = .0.display())]
-    InUse(PathBuf, String),
-    /// The system refused something about this path.
-    #[error("{path}: {1}", path = .0.display())]
-    Io(PathBuf, io::Error),
-}
-
-/// A message to be accepted.
-#[derive(Debug)]
-pub struct NewEntry<'a> {
-    /// Names the file.
-    pub id: Id,
-    /// Where reports go.
-    pub from: &'a ReversePath,
-    /// When its end was received; QUEUE_LIFETIME counts from here.
-    pub received: SystemTime,
-    /// Who sent it.
-    pub origin: Origin,
-    /// At least one.
-    pub to: &'a [NewRecipient],
-    /// Our time stamp line, LF-ended.
-    pub heading: &'a [u8],
-    /// The content, LF-ended.
-    pub body: &'a Body,
-    /// When it is due first.
-    pub next_try: SystemTime,
 }
 
 impl Spool {

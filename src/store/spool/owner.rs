@@ -2,14 +2,25 @@
 
 use crate::store::directory::{Directory, denied, kind};
 use crate::store::files;
-use crate::store::spool::SpoolError;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{FileStat, SFlag};
 use nix::unistd::{Gid, getegid, geteuid, getgroups};
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Why the spool cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpoolError {
+    /// Another daemon holds the lock; its process id, or a question mark.
+    #[error("{path} is in use by another smtpd788 (process {1})", path = .0.display())]
+    InUse(PathBuf, String),
+    /// The system refused something about this path.
+    #[error("{path}: {1}", path = .0.display())]
+    Io(PathBuf, io::Error),
+}
 
 /// Whether a file may be one of ours: a plain file of root or of this process's user.
 pub(crate) fn is_ours(status: &FileStat) -> bool {

@@ -6,12 +6,12 @@
 //! A recipient is finished by a state and an answer written in place and an fdatasync. When everybody is
 //! finished the file is unlinked or renamed, which spares the last of these (states 7 and 8 of `spool/mod.rs`).
 
-use super::NewEntry;
 use super::folder::{Folder, InUse};
-use super::format::{self, Envelope, FIRST_READ, Fault, State};
+use super::format::{self, Envelope, FIRST_READ, Fault, NewRecipient, Origin, State};
 use super::owner::is_our_user;
 use super::recycled::Recycled;
 use crate::message::{Body, Id};
+use crate::smtp::address::ReversePath;
 use crate::store::directory::denied;
 use crate::store::files::read_full;
 use nix::fcntl::OFlag;
@@ -21,6 +21,27 @@ use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::SystemTime;
+
+/// A message to be accepted.
+#[derive(Debug)]
+pub struct NewEntry<'a> {
+    /// Names the file.
+    pub id: Id,
+    /// Where reports go.
+    pub from: &'a ReversePath,
+    /// When its end was received; QUEUE_LIFETIME counts from here.
+    pub received: SystemTime,
+    /// Who sent it.
+    pub origin: Origin,
+    /// At least one.
+    pub to: &'a [NewRecipient],
+    /// Our time stamp line, LF-ended.
+    pub heading: &'a [u8],
+    /// The content, LF-ended.
+    pub body: &'a Body,
+    /// When it is due first.
+    pub next_try: SystemTime,
+}
 
 /// A waiting message, read back.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 //! the append fails. After an error the caller undoes what was written, by [`Append::back_to`].
 
 use crate::message::Body;
-use crate::store::mailbox::MailboxMessage;
+use crate::store::mailbox::delivery::MailboxMessage;
 use crate::store::mailbox::mbox::journal::{Entry, Slot, Sum};
 use crate::store::mailbox::mbox::quote::Quoter;
 use crate::store::writeback::{self, EarlyWriteback, PIECE};

@@ -12,12 +12,12 @@ mod quote;
 mod tests;
 
 use crate::store::directory::id;
+use crate::store::mailbox::delivery::{MailboxError, MailboxMessage, Stats};
 use crate::store::mailbox::dotlock::Dotlocks;
 use crate::store::mailbox::file::{Key, Open, Place, missing_end};
 use crate::store::mailbox::lock::{Held, Wait, lock};
 use crate::store::mailbox::mbox::append::{Append, PendingAppend};
 use crate::store::mailbox::mbox::journal::{Entry, Journal, Slot};
-use crate::store::mailbox::{MailboxError, MailboxMessage, Stats};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
