@@ -121,19 +121,19 @@ impl Config {
     /// Makes the directories that are missing, each on its own, and gives them to the user of RUN_AS.
     pub fn make_folders(&self, files: &Files, findings: &mut Findings) {
         let owner = self.owner().filter(|_| Uid::effective().is_root());
-        let make = |dir: &Path| {
-            let made = directory::make(dir, owner);
-            made.map_err(|error| format!("{} cannot be made: {error}", dir.display()))
-        };
+        let shown = |dir: &Path, error| format!("{} cannot be made: {error}", dir.display());
         let mailboxes = self.users.mailboxes().into_iter();
         let faults = mailboxes.filter_map(|(file, line)| {
             let folder = file.parent().unwrap_or(Path::new("."));
-            Some((line, make(folder).err()?))
+            let error = directory::make(folder, owner).err()?;
+            // A link that a user has put there is warned about: it must not stop the mail of all others.
+            (!directory::is_refusal(&error)).then(|| (line, shown(folder, error)))
         });
         findings
             .faults
             .extend(faults_of(&files.user_conf, faults.collect()));
-        if let Err(what) = make(&self.mail.spool_dir) {
+        if let Err(error) = directory::make(&self.mail.spool_dir, owner) {
+            let what = shown(&self.mail.spool_dir, error);
             findings.refused.push(self.fault(files, "SPOOL_DIR", what));
         }
     }

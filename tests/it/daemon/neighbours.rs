@@ -215,21 +215,30 @@ fn folders_for_run_as_are_made_through_no_link_of_others() {
     if !is_root() {
         return; // cannot become somebody else
     }
-    let setup = Setup::with("RUN_AS = nobody\n").users("john:{dir}/home/a/b/inbox\n");
+    let users = "john:{dir}/home/a/b/inbox\nann:{dir}/home/ann/\n";
+    let setup = Setup::with("RUN_AS = nobody\n").users(users);
     let dir = setup.folder.path().to_owned();
     fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(dir.join("target")).unwrap();
     fs::create_dir(dir.join("home")).unwrap();
     symlink("../target", dir.join("home/a")).unwrap();
     lchown(dir.join("home/a"), Some(MALLORY), None).unwrap();
-    let output = setup.command().output().unwrap();
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("is a link of user 54321"), "{said}");
+    // A user cannot stop the mail of all others with it.
+    let daemon = setup.start();
+    daemon.wait_for("is a link of user 54321");
+    daemon.greeted().mail("a@b", "ann@mail.example", "x\r\n");
+    assert_eq!(count(&daemon, "home/ann/mbox"), 1);
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for("reloaded");
     assert_eq!(fs::read_dir(dir.join("target")).unwrap().count(), 0);
+    let folder = daemon.kill();
     // Without it they are made and given to the user.
     fs::remove_file(dir.join("home/a")).unwrap();
-    let daemon = setup.start();
+    let daemon = Setup {
+        folder,
+        ..Setup::with("RUN_AS = nobody\n").users(users)
+    }
+    .start();
     daemon.greeted().mail("a@b", "john@mail.example", "x\r\n");
     wait_until("it is there", || count(&daemon, "home/a/b/inbox") == 1);
 }

@@ -214,9 +214,9 @@ fn when_the_disk_of_the_spool_is_full_mailboxes_elsewhere_take_their_mail() {
         client.command(".", "452");
     }
     let spool = daemon.path("disk/spool");
-    let named = daemon.matching(spool.to_str().unwrap());
-    let full = named.iter().filter(|line| line.contains("No space left"));
-    assert!(full.count() >= 2, "{named:#?}");
+    let said = daemon.wait_for_count("No space left", 2);
+    let disk = spool.to_str().unwrap();
+    assert!(said.iter().all(|line| line.contains(disk)), "{said:#?}");
     assert_eq!(
         fs::metadata(&spool).unwrap().uid(),
         Uid::effective().as_raw()
