@@ -76,10 +76,6 @@ impl Backscatter {
 ///
 /// # Errors
 /// `Never` if none is left.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the look-up of the queue is to call it")
-)]
 pub(crate) fn keep_away(host: &Host, mut targets: Vec<Target>) -> Result<Vec<Target>, RouteError> {
     targets.retain(|target| !is_near(target.addr.ip()));
     match targets.is_empty() {

@@ -211,7 +211,7 @@ impl Delivery {
             _ if expired => Reason::Expired,
             _ if host.is_some() => Reason::Refused,
             Destination::Nobody => Reason::NoSuchUser,
-            Destination::Host(_) => Reason::Unroutable,
+            Destination::Host(_) | Destination::Report(_) => Reason::Unroutable,
         };
         let recipient = &self.queued.recipients[index];
         let failure = Failure {

@@ -157,7 +157,7 @@ impl Destinations {
         let refused = self.refused(&destination, now);
         let job = match (&destination, refused) {
             (_, Some(refused)) => refused,
-            (Destination::Host(host), None) => {
+            (Destination::Host(host) | Destination::Report(host), None) => {
                 self.entry(&destination).looking_up = true;
                 self.looking_up += 1;
                 Job::LookUp(host.clone())
@@ -343,7 +343,7 @@ impl Destinations {
     /// The first destination in a round robin that still wants a worker.
     fn next_of(&mut self, ring: Ring) -> Option<Destination> {
         while let Some(destination) = self.rings[ring as usize].pop_front() {
-            let is_remote = matches!(destination, Destination::Host(_));
+            let is_remote = matches!(destination, Destination::Host(_) | Destination::Report(_));
             let entry = self.entry(&destination);
             entry.is_offered = false;
             if entry.wants_worker(is_remote) {
@@ -356,7 +356,7 @@ impl Destinations {
 
     fn offer(&mut self, destination: &Destination) {
         let (is_remote, ring) = match destination {
-            Destination::Host(_) => (true, Ring::Connect),
+            Destination::Host(_) | Destination::Report(_) => (true, Ring::Connect),
             _ => (false, Ring::Local),
         };
         if let Some(entry) = self.entries.get(destination)

@@ -30,6 +30,9 @@ pub enum Route {
 pub(crate) enum Destination {
     /// The mail hosts of a domain, or a literal.
     Host(Host),
+    /// The same for a report that a stranger caused: it is kept away from this machine (`backscatter.rs`), and so never
+    /// shares a connection with other mail.
+    Report(Host),
     /// A local mbox file.
     Mailbox(PathBuf),
     /// No such user any more: back to the sender.

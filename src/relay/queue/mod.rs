@@ -31,7 +31,7 @@ use crate::relay::queue::pool::{Pool, Shared, State};
 use crate::relay::queue::schedule::Routed;
 use crate::relay::queue::worker::Worker;
 use crate::smtp::address::ForwardPath;
-use crate::store::spool::{Queued, Recipient, Spool, State as Progress};
+use crate::store::spool::{Origin, Queued, Recipient, Spool, State as Progress};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -72,8 +72,8 @@ impl QueueHandle {
     /// A message that [`Spool::accept`] has just taken: due at once. `routes`: of its recipients, in their order.
     pub fn submit(&self, queued: Queued, routes: Vec<Route>) {
         let recipients = queued.recipients.iter().enumerate().zip(routes);
-        let routed =
-            recipients.map(|((index, recipient), route)| routed(index, &recipient.to, route));
+        let routed = recipients
+            .map(|((index, recipient), route)| routed(index, &recipient.to, route, queued.origin));
         let (id, routed) = (queued.id, routed.collect());
         let age = age(&queued, SystemTime::now());
         self.pool.change(|state| {
@@ -313,7 +313,8 @@ impl Scheduler {
         let is_waiting =
             |(_, recipient): &(usize, &Recipient)| recipient.state == Progress::Waiting;
         let waiting = queued.recipients.iter().enumerate().filter(is_waiting);
-        let routes = waiting.map(|(index, r)| routed(index, &r.to, environment.route(&r.to)));
+        let routes =
+            waiting.map(|(index, r)| routed(index, &r.to, environment.route(&r.to), queued.origin));
         let (routes, age) = (routes.collect(), age(&queued, environment.wall_clock()));
         drop(queued);
         pool.change(|state| state.begin(id, routes, age));
@@ -346,10 +347,11 @@ impl Scheduler {
 }
 
 /// Where a recipient's mail goes, and under which path.
-fn routed(index: usize, to: &ForwardPath, route: Route) -> Routed {
+fn routed(index: usize, to: &ForwardPath, route: Route, origin: Origin) -> Routed {
     let (destination, path) = match route {
         Route::Mailbox(mbox) => (Destination::Mailbox(mbox), None),
         Route::Forward(path) => (Destination::Host(path.host().clone()), Some(path)),
+        Route::Remote if origin == Origin::Report => (Destination::Report(to.host().clone()), None),
         Route::Remote => (Destination::Host(to.host().clone()), None),
         Route::NoSuchUser => (Destination::Nobody, None),
     };

@@ -7,6 +7,7 @@
 //! back what it has in hand (`pool.rs`), and goes on.
 
 use crate::message::mbox_heading;
+use crate::relay::backscatter::keep_away;
 use crate::relay::client::{Fate, Trouble};
 use crate::relay::mx::Target;
 use crate::relay::queue::addresses::{Connection, Job, Refusal};
@@ -55,6 +56,10 @@ impl Worker {
         match job {
             Job::LookUp(host) => {
                 let found = self.shared.environment.look_up(&host);
+                let found = match destination {
+                    Destination::Report(_) => found.and_then(|found| keep_away(&host, found)),
+                    _ => found,
+                };
                 self.shared.pool.lock().looked_up(self.number, found);
             }
             Job::Open(targets) => self.open(destination, targets),

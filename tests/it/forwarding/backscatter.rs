@@ -78,6 +78,53 @@ fn who_may_relay_gets_their_report_anywhere() {
 }
 
 #[test]
+fn a_name_counts_by_its_addresses() {
+    let world = world("RELAY_FROM = none\n");
+    world
+        .dns
+        .address("near.example", "127.0.0.22")
+        .address("near6.example", "::1")
+        .address("link.example", "169.254.7.7")
+        .mx("by-mx.example", 10, "near.example");
+    let mut client = world.daemon.greeted();
+    let names = [
+        "near.example",
+        "near6.example",
+        "link.example",
+        "by-mx.example",
+    ];
+    for name in names {
+        client.mail(
+            &format!("any@{name}"),
+            "away@mail.example",
+            "Subject: x\r\n\r\nx\r\n",
+        );
+    }
+    let bounced = world.daemon.wait_for_count(
+        " report=none answer=no report to an address of this machine",
+        names.len(),
+    );
+    for (name, line) in names.iter().zip(&bounced) {
+        assert!(line.contains(" to=<any@"), "{name}: {line}");
+    }
+    wait_for_empty_spool(&world.daemon);
+    // Mail for the same name that is no report goes through, and no report rides on its connection.
+    client.mail("", "home@mail.example", "Subject: x\r\n\r\nx\r\n");
+    client.mail(
+        "any@near.example",
+        "away@mail.example",
+        "Subject: x\r\n\r\nx\r\n",
+    );
+    world.daemon.wait_for_count(
+        " report=none answer=no report to an address of this machine",
+        names.len() + 1,
+    );
+    let told = world.sink.wait_until(|told| said(told, "RCPT").len() == 1);
+    assert_eq!(said(&told, "RCPT"), ["RCPT TO:<y@near.example>"]);
+    wait_for_empty_spool(&world.daemon);
+}
+
+#[test]
 fn sixty_an_hour_to_one_domain() {
     let world = world("RELAY_FROM = none\n");
     // Nobody answers there: what is admitted waits in the spool.
