@@ -95,6 +95,7 @@ fn out_of_threads_it_says_421_and_recovers() {
         for client in &mut answers {
             client.expect("421");
         }
+        daemon.wait_for("cannot start a thread");
         assert_eq!(
             daemon.matching("cannot start a thread").len(),
             1,

@@ -155,6 +155,7 @@ fn more_recipients_than_the_next_host_takes_at_once() {
                 "{most} {n}"
             );
         }
+        back.wait_for_count(" accepted id=", messages_there);
         assert_eq!(
             back.matching(" accepted id=").len(),
             messages_there,
