@@ -161,7 +161,7 @@ fn sixty_an_hour_to_one_domain() {
     world
         .daemon
         .wait_for(" to=<u@far.example.net> report=none ");
-    assert_eq!(world.daemon.matching(" dropped id=").len(), 20);
+    assert_eq!(world.daemon.wait_for_count(" dropped id=", 20).len(), 20);
     assert_eq!(world.sink.told().len(), 0);
 }
 

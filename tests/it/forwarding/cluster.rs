@@ -34,7 +34,8 @@ fn one_of_three_equal_hosts_is_killed_and_nothing_is_lost() {
         hosts.push(setup.start());
         port = hosts[0].addr().port();
     }
-    let front = relaying(&dns, port, "RETRY_MIN = 1s\nRETRY_MAX = 2s\n").start();
+    let lines = "RETRY_MIN = 1s\nRETRY_MAX = 2s\nMAX_RELAYS = 20\n";
+    let front = relaying(&dns, port, lines).start();
     let addr = front.addr();
     thread::scope(|scope| {
         for client in 0..CLIENTS {
@@ -157,12 +158,12 @@ fn more_recipients_than_the_next_host_takes_at_once() {
         }
         back.wait_for_count(" accepted id=", messages_there);
         assert_eq!(
-            back.matching(" accepted id=").len(),
+            back.wait_for_count(" accepted id=", messages_there).len(),
             messages_there,
             "{most}"
         );
         assert_eq!(
-            back.matching(" connect client=").len(),
+            back.wait_for_count(" connect client=", 1).len(),
             1,
             "at once: {most}"
         );
