@@ -12,7 +12,7 @@ use crate::message::Id;
 use crate::relay::client::Fate;
 use crate::relay::mx::Target;
 use crate::relay::queue::environment::{
-    BackOff, Destination, Limits, Link, Millis, jitter, millis,
+    BackOff, Destination, Limits, Link, Millis, jitter, millis, moment,
 };
 use crate::smtp::address::Host;
 use std::collections::{HashMap, VecDeque};
@@ -40,8 +40,8 @@ pub(crate) struct Connection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) fate: Fate,
-    /// When it was found out: what waits only since then has not been tried by that.
-    pub(crate) since: Millis,
+    /// The moment when it was found out: what waits only since then has not been tried by that.
+    pub(crate) since: u64,
     /// It is left alone until then.
     pub(crate) until: Millis,
 }
@@ -66,7 +66,7 @@ pub(crate) enum Job {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     failures: u32,
-    failed_at: Millis,
+    failed_at: u64,
     pub(crate) until: Millis,
     answer: String,
 }
@@ -75,7 +75,7 @@ impl Health {
     pub(crate) fn fail(&mut self, answer: &str, now: Millis, back_off: &BackOff) {
         self.failures = self.failures.saturating_add(1);
         let wait = millis(back_off.wait(self.failures, jitter()));
-        (self.failed_at, self.until) = (now, now.saturating_add(wait));
+        (self.failed_at, self.until) = (moment(), now.saturating_add(wait));
         self.answer = answer.to_owned();
     }
 
@@ -262,9 +262,11 @@ impl Addresses {
         address.is_some_and(|address| has_others(&address.line, &connection.destination))
     }
 
-    /// Keeps a connection for a moment, with its permit.
-    pub(crate) fn park(&mut self, connection: Connection) {
+    /// Keeps a connection for a moment, with its permit. Returns the line: its own destination may stand there.
+    pub(crate) fn park(&mut self, connection: Connection) -> VecDeque<Destination> {
+        let addr = connection.target.addr;
         self.idle.push_back(connection);
+        self.call(addr)
     }
 
     /// The connection to a destination that was used last.

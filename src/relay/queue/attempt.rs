@@ -109,15 +109,18 @@ impl Delivery {
     }
 
     fn choose(&mut self) {
-        for (index, recipient) in self.queued.recipients.iter().enumerate() {
-            let route = self.taken.routes.iter().find(|route| route.index == index);
-            let is_here = route.is_some() || self.taken.routes.is_empty();
-            if !is_here || recipient.state != State::Waiting {
+        let (recipients, routes) = (&self.queued.recipients, &self.taken.routes);
+        let all = (0..recipients.len()).filter(|_| routes.is_empty());
+        let all = all.map(|index| (index, None));
+        let some = routes
+            .iter()
+            .map(|route| (route.index, route.path.as_ref()));
+        for (index, path) in all.chain(some) {
+            let Some(recipient) = recipients.get(index).filter(|r| r.state == State::Waiting)
+            else {
                 continue;
-            }
-            let path = route
-                .and_then(|route| route.path.as_ref())
-                .unwrap_or(&recipient.to);
+            };
+            let path = path.unwrap_or(&recipient.to);
             let at = self.paths.iter().position(|known| known == path);
             self.who.push((index, at.unwrap_or(self.paths.len())));
             if at.is_none() {
@@ -286,7 +289,7 @@ impl Delivery {
             match environment.recycle(queued) {
                 Ok(false) => {}
                 // The scheduler is to purge in a while.
-                Ok(true) => shared.pool.changed.notify_all(),
+                Ok(true) => shared.pool.wake_by(now() + 1_000),
                 Err((mut queued, e)) => {
                     // Should it be there still, the next start finds it, finished.
                     log::error!(

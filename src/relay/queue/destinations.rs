@@ -289,8 +289,7 @@ impl Destinations {
         health.until
     }
 
-    /// Keeps a connection without mail for a moment. Gives it back, to be closed, if it is of no use, has had its turn,
-    /// or others wait for its permit.
+    /// Keeps a connection without mail for a moment. Gives it back, to be closed, if it is of no use or others want it.
     pub(crate) fn park(&mut self, mut connection: Connection, now: Millis) -> Option<Connection> {
         let entry = self.entries.get(&connection.destination);
         let has_mail = entry.is_some_and(|entry| !entry.queue.is_empty());
@@ -299,7 +298,8 @@ impl Destinations {
         }
         connection.idle_since = now;
         let destination = connection.destination.clone();
-        self.addresses.park(connection);
+        let line = self.addresses.park(connection);
+        self.rings[Ring::Connect as usize].extend(line);
         self.left(&destination);
         None
     }

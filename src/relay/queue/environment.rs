@@ -162,6 +162,12 @@ pub(crate) fn now() -> Millis {
     time.map_or(0, millis)
 }
 
+/// The same clock in microseconds, to tell what came first.
+pub(crate) fn moment() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    time.map_or(0, |time| time.as_micros() as u64)
+}
+
 /// A duration in our unit.
 pub(crate) fn millis(duration: Duration) -> Millis {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use crate::relay::queue::environment::Route;
 pub(crate) use crate::relay::queue::environment::{BackOff, Environment, Link, Settings};
-use crate::relay::queue::environment::{Destination, Limits, Millis, millis, now};
+use crate::relay::queue::environment::{Destination, Limits, Millis, millis, moment, now};
 
 /// Enough for a worker in a debug build; only what is used is ever in memory.
 const STACK: usize = 256 << 10;
@@ -76,13 +76,14 @@ impl QueueHandle {
             .map(|((index, recipient), route)| routed(index, &recipient.to, route, queued.origin));
         let (id, routed) = (queued.id, routed.collect());
         let age = age(&queued, SystemTime::now());
-        self.pool.change(|state| {
-            if !state.stopping && state.schedule.admit(id, now()) {
-                // A file that is open is not recycled. From here on a scan finds the message known.
-                drop(queued);
-                state.begin(id, routed, age);
-            }
-        });
+        let mut state = self.pool.lock();
+        if state.stopping || !state.schedule.admit(id, moment()) {
+            return;
+        }
+        drop(state);
+        // A file that is open is not recycled. A scan finds the message known from here on.
+        drop(queued);
+        self.pool.change(|state| state.begin(id, routed, age));
     }
 
     /// SIGUSR1: looks through the spool's folder again; everything is due now, and no host is given up.
@@ -134,7 +135,7 @@ impl Queue {
 
     /// The settings have changed.
     pub fn reloaded(&self) {
-        self.handle.pool.changed.notify_all();
+        self.handle.pool.wake_by(0);
     }
 
     /// See [`QueueHandle::flush`].
@@ -187,16 +188,17 @@ impl Scheduler {
         loop {
             let settings = shared.environment.settings();
             self.follow_wall_clock();
+            let limits = Limits::new(settings.max_relays, settings.back_off);
+            let now = now();
+            pool.change(|state| {
+                state.wakes_at = 0;
+                state.destinations.addresses.limits = limits;
+                state.destinations.addresses.expire(now);
+            });
             let mut state = pool.lock();
             if state.stopping {
                 return;
             }
-            state.wakes_at = 0;
-            let limits = Limits::new(settings.max_relays, settings.back_off);
-            state.destinations.addresses.limits = limits;
-            let now = now();
-            state.destinations.addresses.expire(now);
-            pool.wake(&mut state);
             let purge_at = spool
                 .purge_at()
                 .map(|at| now + millis(at.saturating_duration_since(Instant::now())));
@@ -217,7 +219,7 @@ impl Scheduler {
                 if catch_unwind(begin).is_err() {
                     log::error!("the queue panicked on id={id}; it is tried again later");
                     let due = now + millis(settings.back_off.min);
-                    pool.change(|state| state.schedule.retry(id, due, now));
+                    pool.change(|state| state.schedule.retry(id, due, moment()));
                 }
             } else if purge_at.is_some_and(|at| at <= now) {
                 drop(state);
@@ -271,7 +273,7 @@ impl Scheduler {
                 .unwrap_or_default()
                 .min(longest);
             let due = if flush { 0 } else { begun + millis(wait) };
-            pool.lock().schedule.found(id, due, begun);
+            pool.lock().schedule.found(id, due, moment());
         });
         if let Err(e) = scanned {
             log::error!("spool: cannot read the folder, trying again in a minute: {e}");
@@ -300,7 +302,7 @@ impl Scheduler {
             Err(e) => {
                 log::error!("spool: cannot read id={id}, trying again later: {e}");
                 let again = now() + millis(settings.back_off.min);
-                return pool.change(|state| state.schedule.retry(id, again, now()));
+                return pool.change(|state| state.schedule.retry(id, again, moment()));
             }
         };
         if queued.is_finished() {

@@ -12,7 +12,7 @@ use crate::relay::mx::{RouteError, Target};
 use crate::relay::queue::addresses::{Connection, Job};
 use crate::relay::queue::destinations::Destinations;
 use crate::relay::queue::environment::{
-    BackOff, Destination, Environment, Interrupter, Limits, Millis, millis, now,
+    BackOff, Destination, Environment, Interrupter, Limits, Millis, millis, moment, now,
 };
 use crate::relay::queue::schedule::{Routed, Schedule, Taken};
 use crate::store::spool::Spool;
@@ -33,7 +33,7 @@ pub(crate) struct Shared {
 /// The state and its sleepers.
 pub(crate) struct Pool {
     state: Mutex<State>,
-    pub(crate) changed: Condvar,
+    changed: Condvar,
 }
 
 /// All that the queue knows.
@@ -107,21 +107,36 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and wakes whom that concerns.
+    /// Changes the state, and wakes whom that concerns once the lock is free.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let result = change(&mut state);
-        self.wake(&mut state);
+        self.unlock(state);
         result
     }
 
-    pub(crate) fn wake(&self, state: &mut State) {
+    /// Wakes whom a change concerns.
+    pub(crate) fn unlock(&self, mut state: MutexGuard<'_, State>) {
         let next = state.next_event();
-        if state.flush || next.is_some_and(|at| at < state.wakes_at) {
+        let is_late = state.flush || next.is_some_and(|at| at < state.wakes_at);
+        if is_late {
+            state.wakes_at = 0;
+        }
+        let has_work = state.destinations.has_work();
+        drop(state);
+        if is_late {
+            self.changed.notify_all();
+        } else if has_work {
+            self.changed.notify_one();
+        }
+    }
+
+    /// The scheduler looks again at this time, if not before.
+    pub(crate) fn wake_by(&self, time: Millis) {
+        let mut state = self.lock();
+        if time < state.wakes_at {
             state.wakes_at = 0;
             self.changed.notify_all();
-        } else if state.has_work() {
-            self.changed.notify_one();
         }
     }
 
@@ -145,9 +160,13 @@ impl Pool {
                 break;
             }
             let job = state.take(worker);
-            self.wake(&mut state);
+            self.unlock(state);
             if job.is_some() {
                 return job;
+            }
+            state = self.lock();
+            if state.stopping || state.destinations.has_work() {
+                continue;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -168,11 +187,8 @@ impl Pool {
         let deadline = Instant::now() + grace;
         let mut state = self.lock();
         state.stopping = true;
-        state
-            .workers
-            .values()
-            .flat_map(|work| &work.interrupter)
-            .for_each(|end| end());
+        let ends = state.workers.values().flat_map(|work| &work.interrupter);
+        ends.for_each(|end| end());
         self.changed.notify_all();
         for Connection { link, .. } in state.destinations.addresses.drain_idle() {
             drop(state);
@@ -181,11 +197,8 @@ impl Pool {
             }
             state = self.lock();
         }
-        while state
-            .workers
-            .values()
-            .any(|work| work.interrupter.is_some())
-        {
+        let is_waited_for = |work: &Work| work.interrupter.is_some();
+        while state.workers.values().any(is_waited_for) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -205,13 +218,9 @@ impl State {
         times.into_iter().flatten().min()
     }
 
-    fn has_work(&self) -> bool {
-        self.destinations.has_work()
-    }
-
     /// Whether there is work and nobody to do it, and there may be one more.
     pub(crate) fn wants_worker(&self) -> bool {
-        self.has_work()
+        self.destinations.has_work()
             && self.waiting + self.starting == 0
             && self.threads < self.destinations.addresses.limits.workers()
     }
@@ -344,16 +353,15 @@ impl State {
         goes_on
     }
 
-    /// The first delivery in a worker's hands has ended.
-    pub(crate) fn settle(&mut self, worker: usize, verdict: Verdict) {
-        let id = self
-            .workers
-            .get_mut(&worker)
-            .and_then(|work| work.messages.pop_front());
-        match (id, verdict) {
+    /// The first delivery in a worker's hands has ended, if there is a verdict.
+    pub(crate) fn settle(&mut self, worker: usize, verdict: Option<Verdict>) {
+        let (Some(work), Some(verdict)) = (self.workers.get_mut(&worker), verdict) else {
+            return;
+        };
+        match (work.messages.pop_front(), verdict) {
             (Some(id), Verdict::Forget) => self.schedule.forget(id),
-            (Some(id), Verdict::Retry(due)) => self.schedule.retry(id, due, now()),
-            _ => {}
+            (Some(id), Verdict::Retry(due)) => self.schedule.retry(id, due, moment()),
+            (_, Verdict::Others) | (None, _) => {}
         }
     }
 
@@ -372,7 +380,7 @@ impl State {
         let due = now.saturating_add(millis(self.destinations.addresses.limits.back_off.min));
         messages
             .into_iter()
-            .for_each(|id| self.schedule.give_back(id, due, now));
+            .for_each(|id| self.schedule.give_back(id, due, moment()));
         match stage {
             Stage::LookingUp => {
                 let found = Err(RouteError::Later(answer.to_owned()));

@@ -52,8 +52,8 @@ pub(crate) struct Taken {
     pub(crate) alone: bool,
     /// The recipients; none means all that wait, under their own paths.
     pub(crate) routes: Vec<Routed>,
-    /// When it came in, or its last attempt ended.
-    pub(crate) waits_since: Millis,
+    /// The moment when it came in, or its last attempt ended.
+    pub(crate) waits_since: u64,
     /// When it was received, by the queue's clock; before the machine was booted it is negative.
     pub(crate) received: i64,
 }
@@ -74,7 +74,7 @@ struct Seen {
     /// When it was received, by the queue's clock; [`UNREAD`] until its file has been read. A wall clock that is put
     /// right while the daemon runs makes no message older.
     received: i64,
-    waits_since: Millis,
+    waits_since: u64,
 }
 
 const UNREAD: i64 = i64::MAX;
@@ -90,8 +90,8 @@ struct Attempt {
 
 impl Schedule {
     /// A message found in the spool; one that is known is left as it is. Whether it is new.
-    pub(crate) fn found(&mut self, id: Id, due: Millis, now: Millis) -> bool {
-        let new = self.admit(id, now);
+    pub(crate) fn found(&mut self, id: Id, due: Millis, moment: u64) -> bool {
+        let new = self.admit(id, moment);
         if new {
             self.waiting.insert((due, id));
         }
@@ -99,10 +99,10 @@ impl Schedule {
     }
 
     /// A message that was just accepted, to [`begin`](Schedule::begin) at once; false if it is known.
-    pub(crate) fn admit(&mut self, id: Id, now: Millis) -> bool {
+    pub(crate) fn admit(&mut self, id: Id, moment: u64) -> bool {
         let new = !self.known.contains_key(&id);
         if new {
-            let (received, waits_since) = (UNREAD, now);
+            let (received, waits_since) = (UNREAD, moment);
             let seen = Seen {
                 received,
                 waits_since,
@@ -202,23 +202,22 @@ impl Schedule {
 
     /// A worker gives a delivery back that it could not bring to an end: the message is tried again at `due`, or when
     /// the other deliveries have ended.
-    pub(crate) fn give_back(&mut self, id: Id, due: Millis, now: Millis) {
+    pub(crate) fn give_back(&mut self, id: Id, due: Millis, moment: u64) {
         match self.attempts.get_mut(&id) {
             Some(attempt) if attempt.open > 1 => {
                 attempt.open -= 1;
                 let again = &mut attempt.outcome.again;
                 *again = Some(again.map_or(due, |again| again.min(due)));
             }
-            _ => self.retry(id, due, now),
+            _ => self.retry(id, due, moment),
         }
     }
 
     /// The attempt is closed: again at `due`.
-    pub(crate) fn retry(&mut self, id: Id, due: Millis, now: Millis) {
+    pub(crate) fn retry(&mut self, id: Id, due: Millis, moment: u64) {
         self.attempts.remove(&id);
         if let Some(seen) = self.known.get_mut(&id) {
-            // What was found out in this millisecond was so by this attempt.
-            seen.waits_since = now + 1;
+            seen.waits_since = moment;
         }
         let due = if self.flushed.remove(&id) { 0 } else { due };
         self.waiting.insert((due, id));

@@ -12,8 +12,8 @@ use crate::relay::client::{Fate, Trouble};
 use crate::relay::mx::Target;
 use crate::relay::queue::addresses::{Connection, Job, Refusal};
 use crate::relay::queue::attempt::{Answers, Delivery};
-use crate::relay::queue::environment::{Destination, now};
-use crate::relay::queue::pool::{Shared, Verdict};
+use crate::relay::queue::environment::{Destination, moment, now};
+use crate::relay::queue::pool::{Shared, State, Verdict};
 use crate::store::mailbox::MailboxMessage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -52,6 +52,10 @@ impl Worker {
         }
     }
 
+    fn change<R>(&self, change: impl FnOnce(&mut State, usize) -> R) -> R {
+        self.shared.pool.change(|state| change(state, self.number))
+    }
+
     fn perform(&self, destination: &Destination, job: Job) {
         match job {
             Job::LookUp(host) => {
@@ -60,7 +64,7 @@ impl Worker {
                     Destination::Report(_) => found.and_then(|found| keep_away(&host, found)),
                     _ => found,
                 };
-                self.shared.pool.lock().looked_up(self.number, found);
+                self.change(|state, me| state.looked_up(me, found));
             }
             Job::Open(targets) => self.open(destination, targets),
             Job::Relay(connection) => self.relay(connection),
@@ -74,10 +78,7 @@ impl Worker {
         let mut rest = targets.into_iter();
         let Some(target) = rest.next() else { return };
         match self.shared.environment.open(&target) {
-            Err(Trouble(why)) => self
-                .shared
-                .pool
-                .change(|state| state.open_failed(self.number, &why)),
+            Err(Trouble(why)) => self.change(|state, me| state.open_failed(me, &why)),
             Ok(link) => {
                 let connection = Connection {
                     link,
@@ -87,11 +88,7 @@ impl Worker {
                     carried: 0,
                     idle_since: 0,
                 };
-                if self
-                    .shared
-                    .pool
-                    .change(|state| state.opened(self.number, &connection))
-                {
+                if self.change(|state, me| state.opened(me, &connection)) {
                     self.relay(connection);
                 }
             }
@@ -103,12 +100,9 @@ impl Worker {
         let mut slot = Some(connection);
         let mut ended = None;
         loop {
-            let next = self.shared.pool.change(|state| {
-                ended
-                    .take()
-                    .into_iter()
-                    .for_each(|verdict| state.settle(self.number, verdict));
-                state.next_message(self.number, &mut slot)
+            let next = self.change(|state, me| {
+                state.settle(me, ended.take());
+                state.next_message(me, &mut slot)
             });
             let Some(connection) = &mut slot else { return };
             let Some(taken) = next else { break };
@@ -121,16 +115,10 @@ impl Worker {
                 // Stopping: as if it had not been begun.
                 Sent::Lost(..) if self.shared.pool.lock().stopping => return,
                 Sent::Lost(delivery, why) => {
-                    if !self
-                        .shared
-                        .pool
-                        .change(|state| state.lost(self.number, connection, &why))
-                    {
+                    if !self.change(|state, me| state.lost(me, connection, &why)) {
                         let answers = Answers::all(Fate::Later(why), Some(&connection.target.name));
                         let verdict = delivery.finish(&self.shared, &answers);
-                        self.shared
-                            .pool
-                            .change(|state| state.settle(self.number, verdict));
+                        self.change(|state, me| state.settle(me, Some(verdict)));
                     }
                     return;
                 }
@@ -175,12 +163,9 @@ impl Worker {
     fn deliver(&self, destination: &Destination, mbox: &Path) {
         let (mut done, mut ended) = (0, None);
         loop {
-            let next = self.shared.pool.change(|state| {
-                ended
-                    .take()
-                    .into_iter()
-                    .for_each(|verdict| state.settle(self.number, verdict));
-                state.next_local(self.number, destination, done)
+            let next = self.change(|state, me| {
+                state.settle(me, ended.take());
+                state.next_local(me, destination, done)
             });
             let Some(taken) = next else { return };
             done += 1;
@@ -206,19 +191,16 @@ impl Worker {
                 continue;
             };
             let why = format!("mailbox {}: {e}", mbox.display());
-            let since = now();
+            let since = moment();
             let until = self
                 .shared
                 .pool
-                .change(|state| state.destinations.local_failed(destination, &why, since));
+                .change(|state| state.destinations.local_failed(destination, &why, now()));
             let fate = Fate::Later(why);
             let refusal = Refusal { fate, since, until };
             let answers = Answers::refused(&refusal);
             let verdict = delivery.finish(&self.shared, &answers);
-            return self
-                .shared
-                .pool
-                .change(|state| state.settle(self.number, verdict));
+            return self.change(|state, me| state.settle(me, Some(verdict)));
         }
     }
 
@@ -231,9 +213,9 @@ impl Worker {
                 Ok(delivery) => delivery.finish(&self.shared, &answers),
                 Err(verdict) => verdict,
             };
-            next = self.shared.pool.change(|state| {
-                state.settle(self.number, verdict);
-                state.current(self.number)
+            next = self.change(|state, me| {
+                state.settle(me, Some(verdict));
+                state.current(me)
             });
         }
     }

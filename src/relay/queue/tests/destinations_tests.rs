@@ -150,6 +150,21 @@ fn no_more_connections_than_messages() {
 }
 
 #[test]
+fn an_idle_connection_is_found_by_who_stood_in_line() {
+    let mut all = with(&[("a-1", 1..4)]);
+    let opened = [open(&mut all, 0), open(&mut all, 0)];
+    assert!(take(&mut all, 0).is_none(), "it stands in line for a third");
+    for mut connection in opened {
+        while all.next_message(&connection).is_some() {
+            connection.carried += 1;
+        }
+        assert!(all.park(connection, 0).is_none());
+    }
+    all.push(&host("a-1"), id(4));
+    assert!(matches!(take(&mut all, 0), Some((_, Job::Relay(_)))));
+}
+
+#[test]
 fn destinations_are_served_in_turn_up_to_the_limit() {
     let names: Vec<_> = (1..=10).map(|n| format!("h-{n}")).collect();
     let mut all = Destinations::new(LIMITS);
