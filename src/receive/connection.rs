@@ -324,7 +324,11 @@ impl<'a, H: Handler> Connection<'a, H> {
     fn say(&mut self, reply: &Reply) -> Result<(), End> {
         self.log_reply(reply);
         let said = self.wire.reply(reply, self.settings.timeout());
-        said.map_err(|error| End::Gone(error.to_string()))
+        said.map_err(|error| match error.kind() {
+            // The same word whether it sends nothing or takes nothing.
+            io::ErrorKind::TimedOut => End::Gone(closing::TIMEOUT.to_owned()),
+            _ => End::Gone(error.to_string()),
+        })
     }
 
     fn log_reply(&mut self, reply: &Reply) {
