@@ -78,6 +78,19 @@ fn out_of_descriptors_it_waits_and_recovers() {
     assert_recovers(&daemon, promised);
 }
 
+/// Files of mailboxes that are kept open leave enough for all else.
+#[test]
+fn more_mailboxes_than_descriptors_all_get_their_mail() {
+    let users: String = (0..150).map(|n| format!("user{n}:boxes/{n}\n")).collect();
+    let daemon = started_after("ulimit -n 100", Setup::with("").users(&users));
+    let mut client = daemon.greeted();
+    for n in 0..150 {
+        let to = format!("user{n}@mail.example");
+        assert_eq!(send(&mut client, &to, n, 2_000), "250", "{n}");
+        assert!(fs::metadata(daemon.path(&format!("boxes/{n}"))).is_ok_and(|f| f.len() > 2_000));
+    }
+}
+
 #[test]
 #[ignore = "needs strace (Debian package strace)"]
 fn out_of_threads_it_says_421_and_recovers() {

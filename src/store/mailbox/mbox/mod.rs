@@ -12,6 +12,7 @@ mod quote;
 mod tests;
 
 use crate::store::directory::id;
+use crate::store::files::files_to_keep;
 use crate::store::mailbox::delivery::{MailboxError, MailboxMessage, Stats};
 use crate::store::mailbox::dotlock::Dotlocks;
 use crate::store::mailbox::file::{Key, Open, Place, missing_end};
@@ -24,8 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// Files kept open between batches, over all mailboxes: few beside the descriptors that clients
-/// need.
+/// Files kept open between batches, over all mailboxes. Fewer where descriptors are few: the next mailbox needs some
+/// before it closes another's.
 const KEPT_OPEN: usize = 256;
 /// How often the path may name another file after locking before the mailbox counts as busy.
 const TRIES: usize = 10;
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) patience: AtomicU64,
     /// Those with a file kept open, the one opened longest ago first.
     open: Mutex<VecDeque<Weak<Mbox>>>,
+    kept_open: usize,
     batches: AtomicU64,
     messages: AtomicU64,
 }
@@ -53,6 +55,7 @@ impl Shared {
             dotlocks,
             patience: AtomicU64::new(patience.as_millis() as u64),
             open: Mutex::default(),
+            kept_open: files_to_keep(KEPT_OPEN),
             batches: AtomicU64::new(0),
             messages: AtomicU64::new(0),
         }
@@ -264,7 +267,7 @@ impl Mbox {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         all.push_back(self.this.clone());
-        if all.len() > KEPT_OPEN
+        if all.len() > self.shared.kept_open
             && let Some(oldest) = all.pop_front()
             && let Some(mbox) = oldest.upgrade()
         {
