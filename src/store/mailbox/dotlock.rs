@@ -21,20 +21,20 @@
 //! A dotlock is looked at, removed and let go under the fcntl lock, so two of us never remove each other's
 //! new lock for an old one. What this cannot see: a process of another machine or process-id namespace.
 
-use crate::store::directory::{id, kind};
+use crate::store::directory::{Directory, id, kind};
 use crate::store::mailbox::clock::Clock;
 use crate::store::mailbox::file::Place;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, renameat};
 use nix::sys::signal::kill;
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::unistd::{Pid, linkat};
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -44,10 +44,13 @@ const STALE_AGE: Duration = Duration::from_secs(5 * 60);
 /// kept fresh.
 const FRESH: Duration = Duration::from_secs(30);
 
+const PID_FILE: &str = "pid";
+
 /// `SPOOL_DIR/pid`: our process id as text, ready to be linked.
 #[derive(Debug)]
 pub(crate) struct PidFile {
-    path: PathBuf,
+    /// SPOOL_DIR; by descriptor, so that a `pid` of somebody else in a folder that took its place is not linked.
+    spool: Directory,
     file: File,
     dated: Mutex<Instant>,
 }
@@ -55,22 +58,15 @@ pub(crate) struct PidFile {
 impl PidFile {
     /// Replaces the file by a new one, for the old one may be somebody's dotlock still.
     pub(crate) fn create(spool: &Path) -> io::Result<PidFile> {
-        let (path, new) = (spool.join("pid"), spool.join("pid.new"));
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let options = &mut OpenOptions::new();
-        let file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&new)?;
+        let (spool, new) = (Directory::open(spool)?, OsStr::new("pid.new"));
+        spool.remove(new)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = spool.open_file(new, flags, 0o644)?;
         write_id(&file)?;
         file.sync_all()?;
-        fs::rename(&new, &path)?;
+        renameat(&spool.fd, new, &spool.fd, PID_FILE)?;
         Ok(PidFile {
-            path,
+            spool,
             file,
             dated: Mutex::new(Instant::now()),
         })
@@ -171,7 +167,7 @@ impl Dotlocks {
         };
         source.keep_fresh();
         let (at, lock) = (&place.directory.fd, place.lock.as_os_str());
-        let linked = linkat(AT_FDCWD, &source.path, at, lock, AtFlags::empty());
+        let linked = linkat(&source.spool.fd, PID_FILE, at, lock, AtFlags::empty());
         Ok(match linked {
             Ok(()) => Try::Made(Made {
                 id: id(&fstat(&source.file)?),

@@ -1,4 +1,6 @@
 use super::*;
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
 
@@ -32,6 +34,22 @@ fn take(folder: &Folder, dotlocks: &Dotlocks) -> Option<String> {
         Try::Taken(_) => None,
         Try::Without | Try::Unsuited => panic!("not even tried"),
     }
+}
+
+/// Else the lock would name a process that does not hold it, and would not be let go.
+#[test]
+fn a_spool_in_the_place_of_ours_lends_no_id() {
+    let folder = folder();
+    let [spool, away] = ["spool", "away"].map(|name| folder.folder.path().join(name));
+    fs::create_dir(&spool).unwrap();
+    let dotlocks = Dotlocks::new(Some(PidFile::create(&spool).unwrap()));
+    fs::rename(&spool, &away).unwrap();
+    fs::create_dir(&spool).unwrap();
+    fs::write(spool.join("pid"), "1\n").unwrap();
+    let ours = format!("{}\n", std::process::id());
+    assert_eq!(take(&folder, &dotlocks).unwrap(), ours);
+    fs::remove_dir_all(&away).unwrap();
+    assert_eq!(take(&folder, &dotlocks).unwrap(), ours);
 }
 
 /// A program that runs until it is dropped.
