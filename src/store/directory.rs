@@ -178,9 +178,17 @@ impl Directory {
 
     fn make_in(&self, name: &OsStr, owner: Option<Owner>) -> io::Result<()> {
         match mkdirat(&self.fd, name, Mode::S_IRWXU) {
-            Err(Errno::EEXIST) => return Ok(()),
+            // Made by another thread just now, which may not have synced it yet.
+            Err(Errno::EEXIST) => return self.sync(),
             other => other?,
         }
+        // Whoever finds it takes it for durable, and for the owner's.
+        self.finish(name, owner).inspect_err(|_| {
+            let _ = unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir);
+        })
+    }
+
+    fn finish(&self, name: &OsStr, owner: Option<Owner>) -> io::Result<()> {
         let new = self.open_file(name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
         if let Some(Owner { uid, gid }) = owner {
             if fstat(&new)?.st_uid != geteuid().as_raw() {

@@ -179,6 +179,22 @@ fn what_is_missing_is_made_private_and_given_to_the_owner() {
 }
 
 #[test]
+fn what_cannot_be_given_away_is_not_left_behind() {
+    if geteuid().is_root() {
+        return; // can give it away
+    }
+    let place = Place::new();
+    let owner = Owner {
+        uid: geteuid(),
+        ..OWNER
+    };
+    for path in ["a", "a/b"] {
+        Directory::make(&place.path(path), Some(owner)).unwrap_err();
+        assert!(!place.path("a").exists());
+    }
+}
+
+#[test]
 fn nothing_is_made_behind_a_link_or_in_the_place_of_one() {
     let place = Place::new();
     place.directory("there", 0o755);
