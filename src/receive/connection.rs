@@ -139,8 +139,6 @@ impl<'a, H: Handler> Connection<'a, H> {
                     if self.permit.is_stopping() {
                         return Err(self.unavailable(closing::STOPPING));
                     }
-                    self.shown.clear();
-                    self.about.clear();
                     if log_enabled!(Level::Debug) {
                         self.shown = format!(" command={}", Escaped(line));
                     }
@@ -213,7 +211,6 @@ impl<'a, H: Handler> Connection<'a, H> {
             }
             Step::Data(reply, transaction) => {
                 self.say(&reply)?;
-                self.shown.clear();
                 let step = self.message(transaction)?;
                 self.act(step)
             }
@@ -340,6 +337,9 @@ impl<'a, H: Handler> Connection<'a, H> {
                 info!("rejected client={peer}{} answer={reply}", self.about);
             }
         }
+        // Nothing that is said later is about the same.
+        self.shown.clear();
+        self.about.clear();
     }
 }
 

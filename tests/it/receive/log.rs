@@ -135,6 +135,33 @@ fn the_end_of_a_session_says_why_unless_it_quit() {
 }
 
 #[test]
+fn a_session_that_ends_later_is_not_blamed_on_what_was_answered_before() {
+    let daemon = Setup::with("CLIENT_TIMEOUT = 1\n")
+        .rust_log("debug")
+        .start();
+    for (sent, answers) in [
+        (format!("{RCPT}DATA\r\nSubject: x\r\n\r\n.\r\n"), 6),
+        (format!("{MAIL}RCPT TO:<nobody@mail.example>\r\n"), 4),
+        (format!("{RCPT}DATA\r\nbare\nLF\r\n.\r\n"), 6),
+        (HELO.to_owned(), 2),
+    ] {
+        let mut client = daemon.connect();
+        client.send(&sent);
+        for _ in 0..answers {
+            client.reply();
+        }
+        client.expect("421 ");
+        let lines = lines_of(&daemon, client);
+        let [.., reply, rejected, _] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        assert_eq!(*reply, format!("reply answer={FULL} (timeout)"), "{sent:?}");
+        let answer = format!("rejected answer={FULL} (timeout)");
+        assert_eq!(*rejected, answer, "{sent:?}");
+    }
+}
+
+#[test]
 fn after_twenty_refusals_of_a_session_the_rest_is_a_number() {
     let daemon = Setup::default().start();
     let mut client = daemon.greeted();
