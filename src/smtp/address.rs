@@ -158,9 +158,6 @@ impl FromStr for ForwardPath {
 
 /// A whole path; `None` is `<>`.
 fn parse_path(s: &str) -> Result<Option<Mailbox>, AddressError> {
-    if s.len() > PATH_MAX {
-        return Err(AddressError::PathTooLong);
-    }
     if !is_printable(s) {
         return Err(AddressError::Character);
     }
@@ -173,6 +170,7 @@ fn parse_path(s: &str) -> Result<Option<Mailbox>, AddressError> {
         false => take_mailbox(skip_route(inner)?).map(|(mailbox, rest)| (Some(mailbox), rest))?,
     };
     match rest {
+        ">" if s.len() > PATH_MAX => Err(AddressError::PathTooLong),
         ">" => Ok(mailbox),
         "" => Err(AddressError::Brackets),
         _ => Err(AddressError::Trailing),

@@ -133,6 +133,15 @@ fn limits() {
     assert_eq!(over, Err(AddressError::PathTooLong));
     let over = read(&format!("<@{},u@x>", host(251)));
     assert_eq!(over, Err(AddressError::PathTooLong));
+    // but a path that is short is not too long for what stands beside it
+    let beside = user(300);
+    for (input, fault) in [
+        (format!("<u@x> {beside}"), AddressError::Trailing),
+        (format!(" <u@x>{beside}"), AddressError::SpaceBefore),
+        (beside, AddressError::Brackets),
+    ] {
+        assert_eq!(read(&input), Err(fault), "{input}");
+    }
     // and as written, here with quotes
     let over = read(&format!("<.@{}>", host(251) + "x"));
     assert_eq!(over, Err(AddressError::PathTooLong));
