@@ -115,8 +115,11 @@ impl Judge<'_> {
             }
             "sendto" => {}
             "openat" if !arguments.contains("O_CREAT") => {}
-            // What was never acknowledged, or is finished, durably: it may come back.
-            "unlinkat" if arguments.contains(".new\"") => {}
+            // What was never acknowledged, or is finished, durably: it may come back. So may a dotlock: it is stale then.
+            "unlinkat"
+                if [".new\"", ".lock\""]
+                    .iter()
+                    .any(|end| arguments.contains(end)) => {}
             _ if ours => drop(self.thread(thread).unsynced.insert(at.to_owned())),
             _ => {}
         }

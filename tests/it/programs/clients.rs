@@ -22,7 +22,7 @@ fn port(daemon: &Daemon) -> String {
     daemon.addr().port().to_string()
 }
 
-/// John's mailbox holds `count` times the letter, octet by octet, under a return path line and a trace line; and the
+/// John's mailbox holds `count` times the letter, octet by octet, under the lines of a delivery; and the
 /// client ended in good order.
 #[track_caller]
 fn assert_arrived(daemon: &Daemon, count: usize) {
@@ -31,7 +31,7 @@ fn assert_arrived(daemon: &Daemon, count: usize) {
     assert_eq!(messages.len(), count, "{mbox}");
     for message in messages {
         let content = message
-            .strip_prefix("Return-Path: <mary@example.com>\n")
+            .strip_prefix("Return-Path: <mary@example.com>\nDelivered-To: <john@mail.example>\n")
             .unwrap();
         let (trace, content) = content.split_once('\n').unwrap();
         assert!(trace.starts_with("Received: from "), "{trace}");

@@ -64,11 +64,12 @@ box = mailbox.mbox(sys.argv[1], create=False)
 for key in box.keys():
     assert box[key].get_from().startswith('mary@example.com '), box[key].get_from()
     raw = box.get_bytes(key)
-    content = re.sub(rb'(?m)^>(>*From )', rb'\\1', raw).split(b'\\n', 2)
+    content = re.sub(rb'(?m)^>(>*From )', rb'\\1', raw).split(b'\\n', 3)
     assert content[0] == b'Return-Path: <mary@example.com>', content[0]
-    assert content[1].startswith(b'Received: '), content[1]
+    assert content[1] == b'Delivered-To: <john@mail.example>', content[1]
+    assert content[2].startswith(b'Received: '), content[2]
     with open(f'{sys.argv[1]}.{key}', 'wb') as out:
-        out.write(content[2])
+        out.write(content[3])
 print(len(box))
 ";
     let (daemon, copy) = delivered();
