@@ -83,17 +83,6 @@ impl Body {
         }
     }
 
-    /// What is in a file, always the beginning: the file, the offset in it and the length there, in octets.
-    pub fn in_file(&self) -> Option<(&File, u64, u64)> {
-        let region = self.region.as_ref()?;
-        Some((&region.file, region.offset, region.len))
-    }
-
-    /// What is in memory: what follows [`in_file`](Body::in_file), or all.
-    pub fn in_memory(&self) -> &[u8] {
-        &self.rest
-    }
-
     /// Whether a line may match `^>*From `: false is certain, true is a perhaps.
     pub fn may_need_quoting(&self) -> bool {
         self.may_need_quoting
@@ -113,7 +102,8 @@ impl Body {
         read == 0 || line[0] == b'\n' || name > 0 && rest.next() == Some(&b':')
     }
 
-    /// Reads from `at`, counted from the start of the content; 0 octets at its end.
+    /// Reads from `at`, counted from the start of the content; 0 octets at its end. Unlike the [`reader`](Body::reader)
+    /// it takes what the file gives.
     ///
     /// # Errors
     /// What the file's read reports; none for content in memory.

@@ -33,9 +33,6 @@ fn of_what_is_larger_than_memory_the_beginning_is_in_a_file() {
             assert!(read(&body) == content[..len], "{len} in pieces of {size}");
             assert_eq!(body.len(), len as u64);
             assert_eq!(body.as_bytes().is_some(), len <= MEMORY_LIMIT);
-            let in_file = body.in_file().map_or(0, |(_, _, len)| len);
-            assert_eq!(in_file + body.in_memory().len() as u64, len as u64);
-            assert!(body.in_memory().len() <= MEMORY_LIMIT);
             assert!(body.rest.capacity() <= MEMORY_LIMIT);
             assert!(!body.may_need_quoting());
         }
@@ -100,7 +97,7 @@ fn what_begins_a_header_and_what_does_not() {
     }
     let large = format!("a: b\n{}", "x".repeat(2 * MEMORY_LIMIT));
     assert!(written(large.as_bytes(), 1000).begins_with_header());
-    assert!(written(large.as_bytes(), 1000).in_file().is_some());
+    assert!(written(large.as_bytes(), 1000).region.is_some());
 }
 
 #[test]
@@ -118,8 +115,9 @@ fn what_the_device_forgot_is_never_read_as_content() {
     let content: Vec<u8> = (0..MEMORY_LIMIT * 3 + 7).map(|i| (i % 251) as u8).collect();
     for (at, len) in [(0, 1), (SPILL - 1, 1), (SPILL, 4096), (4 * SPILL, SPILL)] {
         let body = written(&content, 65_536);
-        let (file, _, in_file) = body.in_file().unwrap();
-        assert_eq!(in_file as usize, 5 * SPILL);
+        let region = body.region.as_ref().unwrap();
+        assert_eq!(region.len as usize, 5 * SPILL);
+        let file = &region.file;
         file.write_all_at(&vec![0xff; len], at as u64).unwrap();
         let mut got = Vec::new();
         body.reader().read_to_end(&mut got).unwrap_err();

@@ -88,6 +88,14 @@ pub(crate) fn read_full(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<u
     Ok(len)
 }
 
+/// The same error, for the next one whom it concerns.
+pub(crate) fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
 /// How many files may be kept open that need not be: `most`, and a sixteenth of the soft limit on open
 /// files, which is the clients'.
 pub(crate) fn files_to_keep(most: usize) -> usize {

@@ -1,6 +1,7 @@
 //! What a mailbox is given, and why it may not have it.
 
 use crate::message::Body;
+use crate::store::files;
 use std::io;
 use std::sync::Arc;
 
@@ -45,10 +46,7 @@ impl MailboxError {
         match self {
             MailboxError::Busy => MailboxError::Busy,
             MailboxError::NotAFile(what) => MailboxError::NotAFile(what.clone()),
-            MailboxError::Io(error) => MailboxError::Io(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::new(error.kind(), error.to_string()),
-            }),
+            MailboxError::Io(error) => MailboxError::Io(files::again(error)),
         }
     }
 }

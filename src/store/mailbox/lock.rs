@@ -18,8 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a mailbox may be locked by others before its mail goes to the spool: longer than a mail
-/// reader takes to write a mailbox back, shorter than a client waits for the reply to its final dot
-/// (SPEC section 6).
+/// reader takes to write a mailbox back, shorter than a client waits for the reply to its final dot.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The pauses between tries: 1 ms, doubling to 100 ms, until the time is up.

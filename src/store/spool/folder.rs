@@ -5,6 +5,7 @@
 
 use crate::message::Id;
 use crate::store::directory::{self, Directory};
+use crate::store::files;
 use crate::store::group_commit::{Abandoned, Commit};
 use crate::store::spool::owner::{check_owner, is_ours};
 use crate::store::spool::recycled::RecycledFiles;
@@ -275,10 +276,7 @@ fn outcomes(
     let one = |SyncEpoch(seen): &SyncEpoch| match &synced {
         Ok(()) if *seen == failures => Ok(()),
         Ok(()) => Err(Errno::EIO.into()),
-        Err(error) => Err(match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code),
-            None => io::Error::new(error.kind(), error.to_string()),
-        }),
+        Err(error) => Err(files::again(error)),
     };
     waiting.iter().map(one).collect()
 }
