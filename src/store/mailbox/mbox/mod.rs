@@ -255,7 +255,7 @@ impl Mbox {
         Err(MailboxError::Busy)
     }
 
-    /// Keeps the file for the next batch; for one too many, another mailbox's is closed.
+    /// Keeps the file for the next batch; for each one too many, another mailbox's is closed.
     fn keep_open(&self, state: &mut State, open: Open) {
         state.open = Some(open);
         if std::mem::replace(&mut state.listed, true) {
@@ -267,10 +267,11 @@ impl Mbox {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         all.push_back(self.this.clone());
-        if all.len() > self.shared.kept_open
-            && let Some(oldest) = all.pop_front()
-            && let Some(mbox) = oldest.upgrade()
-        {
+        for _ in self.shared.kept_open..all.len() {
+            let Some(oldest) = all.pop_front() else { break };
+            let Some(mbox) = oldest.upgrade() else {
+                continue;
+            };
             // One that is at work now is no candidate. (This one is locked too, by ourselves.)
             match mbox.state.try_lock() {
                 Ok(mut other) => (other.open, other.listed) = (None, false),

@@ -304,3 +304,35 @@ fn a_descriptor_whose_lock_call_fails_is_not_used_again() {
     let all = ["1\n", "2\n", "3\n"].map(written).concat();
     assert_eq!(room.content(), format!("{BEFORE}{all}"));
 }
+
+#[test]
+fn files_that_could_not_be_closed_while_in_use_are_closed_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shared = Shared::new(None, Dotlocks::new(None), Duration::ZERO);
+    shared.kept_open = 2;
+    let shared = Arc::new(shared);
+    let boxes: Vec<_> = (0..7)
+        .map(|n| {
+            let path = folder.path().join(n.to_string());
+            let place = Place::find(&path, false).unwrap();
+            let mbox = Mbox::new(Arc::clone(&shared), place.key());
+            (place, mbox)
+        })
+        .collect();
+    let deliver = |n: usize| {
+        let (place, mbox) = &boxes[n];
+        assert!(mbox.append(place, &[message("new\n")])[0].is_ok());
+    };
+    let open = || boxes.iter().filter(|b| b.1.state().open.is_some()).count();
+    let mut at_work = Vec::new();
+    for (n, (_, mbox)) in boxes[..5].iter().enumerate() {
+        deliver(n);
+        at_work.push(mbox.state());
+    }
+    drop(at_work);
+    assert_eq!(open(), 5);
+    deliver(5);
+    assert_eq!(open(), 2);
+    deliver(6);
+    assert_eq!(open(), 2);
+}
