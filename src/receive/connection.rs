@@ -139,6 +139,10 @@ impl<'a, H: Handler> Connection<'a, H> {
                     if self.permit.is_stopping() {
                         return Err(self.unavailable(closing::STOPPING));
                     }
+                    // Lines that came together are answered without a wait, as slowly as their replies are taken.
+                    if Instant::now() >= self.spent_at {
+                        return Err(self.unavailable(closing::TIMEOUT));
+                    }
                     if log_enabled!(Level::Debug) {
                         self.shown = format!(" command={}", Escaped(line));
                     }

@@ -7,6 +7,7 @@ use smtpd788::message::Message;
 use smtpd788::send::{self, Fate, Mailer, Resolver};
 use smtpd788::server::Server;
 use smtpd788::smtp::address::{ForwardPath, ReversePath};
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -37,6 +38,11 @@ impl Handler for Picky {
         match to.user() {
             "nobody" => Verdict::NoSuchUser,
             "away" => Verdict::Forward("<away@elsewhere.example>".parse().unwrap()),
+            "far" => Verdict::Forward(
+                format!("<{}@far.example>", "x".repeat(200))
+                    .parse()
+                    .unwrap(),
+            ),
             "foreign" => Verdict::RelayDenied,
             "busy" => Verdict::TryLater,
             "panic" => panic!("as the test wants it"),
@@ -210,6 +216,46 @@ fn a_client_timeout_without_end_is_taken() {
     });
     let server = Server::bind("127.0.0.1:0", picky).unwrap();
     assert_eq!(told(&send(server.addr(), &["bob"])), "+");
+}
+
+/// Commands that are there already cost no wait, and each reply is taken in time: only the sum is too much.
+#[test]
+fn replies_taken_slowly_hold_no_place_beyond_four_timeouts() {
+    const RCPTS: usize = 4_000;
+    const LITTLE: usize = 4096; // for the buffers of both sockets
+    let mut settings = Settings::default();
+    settings.client_timeout = Duration::from_secs(1);
+    settings.max_recipients = RCPTS;
+    let settings = Arc::new(settings);
+    let picky = Arc::new(Picky {
+        settings,
+        ..Picky::default()
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let theirs = SockRef::from(&listener);
+    theirs.set_send_buffer_size(LITTLE).unwrap();
+    let _server = Server::start(vec![listener], picky).unwrap();
+
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(LITTLE).unwrap();
+    socket.set_tcp_mss(1000).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    let mut sender = stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        let rcpts = "RCPT TO:<far@here>\r\n".repeat(RCPTS);
+        let _ = write!(sender, "HELO c\r\nMAIL FROM:<>\r\n{rcpts}");
+    });
+    let (mut taken, mut piece) = (0, [0; 1024]);
+    while let Ok(n @ 1..) = stream.read(&mut piece) {
+        taken += n;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    sending.join().unwrap();
+    // 20 KiB a second at most: for four seconds and one more flush, and what the buffers hold.
+    assert!(taken > 2 * LITTLE, "{taken}");
+    assert!(taken < 300 * 1024, "{taken} octets of replies");
 }
 
 #[test]
