@@ -23,12 +23,14 @@ pub(crate) struct Open {
     pub(crate) id: (u64, u64),
     /// Its name in the directory is known to be on stable storage.
     pub(crate) named: bool,
+    /// The directory that it was opened in.
+    pub(crate) directory: Arc<Directory>,
 }
 
 /// Where a mailbox is: the directory that its path leads to now, and the names in it.
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) directory: Directory,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) name: OsString,
     /// The dotlock's name.
     pub(crate) lock: OsString,
@@ -42,13 +44,28 @@ pub(crate) type Key = (u64, u64, OsString);
 impl Place {
     /// Follows the path. With `make`, its last directory is made if only that is missing.
     pub(crate) fn find(path: &Path, make: bool) -> Result<Place, MailboxError> {
-        let Some(name) = path.file_name() else {
-            return Err(MailboxError::NotAFile("a directory".into()));
-        };
         let directory = match make {
             true => Directory::open_or_make_last(parent(path)),
             false => Directory::open(parent(path)),
         }?;
+        Place::at(path, Arc::new(directory))
+    }
+
+    /// Looks whether the path leads to the same directory as for the last batch; follows it anew if not.
+    pub(crate) fn find_again(
+        path: &Path,
+        last: Option<Arc<Directory>>,
+    ) -> Result<Place, MailboxError> {
+        match last.filter(|last| last.is_still(parent(path))) {
+            Some(last) => Place::at(path, last),
+            None => Place::find(path, true),
+        }
+    }
+
+    fn at(path: &Path, directory: Arc<Directory>) -> Result<Place, MailboxError> {
+        let Some(name) = path.file_name() else {
+            return Err(MailboxError::NotAFile("a directory".into()));
+        };
         let mut lock = name.to_owned();
         lock.push(".lock");
         Ok(Place {
@@ -107,6 +124,7 @@ impl Place {
             file: Arc::new(file),
             id: id(&found),
             named: false,
+            directory: Arc::clone(&self.directory),
         }))
     }
 

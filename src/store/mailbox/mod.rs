@@ -210,11 +210,12 @@ impl Mailboxes {
         // Holds the mailbox that the path led to last, with its open file.
         let last: Mutex<Option<Arc<Mbox>>> = Mutex::default();
         let append: Append = Box::new(move |batch| {
-            let place = match Place::find(&path, true) {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            let directory = last.as_ref().and_then(|mbox| mbox.directory());
+            let place = match Place::find_again(&path, directory) {
                 Ok(place) => place,
                 Err(error) => return batch.iter().map(|_| Err(error.again())).collect(),
             };
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             let mbox = match last.take() {
                 Some(mbox) if place.is(&mbox.key) => mbox,
                 _ => known.get(&place),

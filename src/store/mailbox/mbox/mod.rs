@@ -11,8 +11,9 @@ mod quote;
 #[cfg(test)]
 mod tests;
 
-use crate::store::directory::id;
-use crate::store::files::files_to_keep;
+/// Descriptors kept open between batches, over all mailboxes: of a file and its directory. Fewer where descriptors are
+/// few: the next mailbox needs some before it closes another's.
+const KEPT_OPEN: usize = 256;
 use crate::store::mailbox::delivery::{MailboxError, MailboxMessage, Stats};
 use crate::store::mailbox::dotlock::Dotlocks;
 use crate::store::mailbox::file::{Key, Open, Place, missing_end};
@@ -25,8 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// Files kept open between batches, over all mailboxes. Fewer where descriptors are few: the next mailbox needs some
-/// before it closes another's.
+/// Descriptors kept open between batches, over all mailboxes: of a file and its directory. Fewer where descriptors are
+/// few: the next mailbox needs some before it closes another's.
 const KEPT_OPEN: usize = 256;
 /// How often the path may name another file after locking before the mailbox counts as busy.
 const TRIES: usize = 10;
@@ -55,7 +56,7 @@ impl Shared {
             dotlocks,
             patience: AtomicU64::new(patience.as_millis() as u64),
             open: Mutex::default(),
-            kept_open: files_to_keep(KEPT_OPEN),
+            kept_open: files_to_keep(KEPT_OPEN) / 2,
             batches: AtomicU64::new(0),
             messages: AtomicU64::new(0),
         }
@@ -144,6 +145,12 @@ impl Mbox {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The directory of the file that is kept open.
+    pub(crate) fn directory(&self) -> Option<Arc<Directory>> {
+        let state = self.state();
+        state.open.as_ref().map(|open| Arc::clone(&open.directory))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
