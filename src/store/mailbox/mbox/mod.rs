@@ -11,9 +11,8 @@ mod quote;
 #[cfg(test)]
 mod tests;
 
-/// Descriptors kept open between batches, over all mailboxes: of a file and its directory. Fewer where descriptors are
-/// few: the next mailbox needs some before it closes another's.
-const KEPT_OPEN: usize = 256;
+use crate::store::directory::{Directory, id};
+use crate::store::files::files_to_keep;
 use crate::store::mailbox::delivery::{MailboxError, MailboxMessage, Stats};
 use crate::store::mailbox::dotlock::Dotlocks;
 use crate::store::mailbox::file::{Key, Open, Place, missing_end};
