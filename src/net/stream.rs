@@ -313,8 +313,8 @@ mod tests {
             (Duration::ZERO, BULK, false),
             (Duration::ZERO, 10, true),
         ] {
-            // What is sent without a pause is there before it is read; what is sent after one is not, unless the reader
-            // itself came late.
+            // What is sent without a pause is there before it is read; what is sent after one is not. Unless the reader
+            // itself comes late, or is put aside in the middle of a read: then once more.
             for _ in 0..100 {
                 if pause.is_zero() {
                     peer.write_all(&vec![b'x'; size]).unwrap();
@@ -332,7 +332,7 @@ mod tests {
                 }
                 let n = stream.buffered().len();
                 stream.consume(n);
-                if pause.is_zero() || stream.socket.polls == polls {
+                if stream.socket.polls == polls {
                     break;
                 }
             }
