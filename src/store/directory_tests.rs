@@ -194,6 +194,21 @@ fn what_cannot_be_given_away_is_not_left_behind() {
     }
 }
 
+/// Between the look and the making of a directory another thread may make it, and not have synced it yet.
+#[test]
+fn what_another_has_just_made_is_synced_too() {
+    if geteuid().is_root() {
+        return; // reads all, so that a sync cannot be seen
+    }
+    let place = Place::new();
+    place.directory("a/b", 0o700);
+    let at = Directory::open(&place.directory("a", 0o300)).unwrap();
+    let error = at.make_in(OsStr::new("b"), None).unwrap_err();
+    assert!(error.to_string().contains("made durable"), "{error}");
+    place.directory("a", 0o700);
+    at.make_in(OsStr::new("b"), None).unwrap();
+}
+
 #[test]
 fn nothing_is_made_behind_a_link_or_in_the_place_of_one() {
     let place = Place::new();
