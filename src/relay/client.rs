@@ -184,7 +184,6 @@ impl Connection {
         named: &mut Vec<Option<Fate>>,
         full: &mut Option<String>,
     ) -> Result<(), Fate> {
-        self.in_doubt = false;
         if !self.usable {
             return Err(Fate::Later(lost(&self.peer, &LinkError::Closed, "MAIL")));
         }

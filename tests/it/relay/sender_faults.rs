@@ -5,7 +5,7 @@ use crate::common::hop::Step::{Data, Dot, Greeting, Helo, InData, Mail, Quit, Rc
 use crate::common::hop::{Act, Hop, Step, nobody};
 use crate::common::sending::{IMPATIENT, PATIENT, open, paths, plain, send, target, told};
 use smtpd788::message::Body;
-use smtpd788::relay::client::Connection;
+use smtpd788::relay::client::{Connection, Fate};
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -82,6 +82,18 @@ fn a_fault_at_each_step_in_turn() {
             );
         }
     }
+}
+
+#[test]
+fn further_recipients_take_no_doubt_away() {
+    let hop = Hop::scripted([(Dot, Close)]);
+    let mut connection = open(&hop, PATIENT);
+    let users: Vec<_> = (0..101).map(|n| format!("u{n}")).collect();
+    let users: Vec<_> = users.iter().map(String::as_str).collect();
+    let fates = send(&mut connection, &users, b"Subject: x\n\nx\n");
+    assert_eq!(fates.len(), 101);
+    assert!(fates.iter().all(|fate| matches!(fate, Fate::Later(_))));
+    assert!(!connection.is_usable() && connection.is_in_doubt());
 }
 
 #[test]
