@@ -187,16 +187,23 @@ fn status(report: &Report<'_>) -> String {
     text
 }
 
-/// What a stranger may read of it.
+/// What a stranger may read of it: nothing of our files, nor where mail is forwarded to.
 fn diagnostic(failure: &Failure) -> Cow<'_, str> {
-    match (&failure.reason, &failure.forwarded_to) {
-        (Reason::Mailbox, _) => Cow::from("the mailbox could not be written"),
-        (_, Some(path)) => {
-            let (hidden, shown) = (path.mailbox().to_string(), failure.to.mailbox().to_string());
-            Cow::from(failure.diagnostic.replace(&hidden, &shown))
-        }
-        (_, None) => Cow::from(&failure.diagnostic),
+    if failure.reason == Reason::Mailbox {
+        return Cow::from("the mailbox could not be written");
     }
+    let mut text = Cow::from(&failure.diagnostic);
+    if refusal(&text).is_none() {
+        // These are no words of a host. Ours that begin with `/` name a file.
+        let words = failure.diagnostic.split(' ');
+        let shown: Vec<_> = words.filter(|word| !word.starts_with('/')).collect();
+        text = Cow::from(shown.join(" "));
+    }
+    if let Some(path) = &failure.forwarded_to {
+        let (hidden, shown) = (path.mailbox().to_string(), failure.to.mailbox().to_string());
+        text = Cow::from(text.replace(&hidden, &shown));
+    }
+    text
 }
 
 /// `550 5.1.1 No such user`, from `HOST[ip]:port said at RCPT: 550 5.1.1 No such user`.

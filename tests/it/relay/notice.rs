@@ -178,6 +178,19 @@ fn what_only_our_postmaster_may_know_is_not_told() {
         assert!(got.contains(status), "{got}");
         assert!(!got.contains(diagnostic), "{got}");
     }
+    for forwarded_to in [None, Some("<hidden@home.example>".parse().unwrap())] {
+        let unknown = "DNS lookup of b.example failed: /etc/resolv.conf: No such file or directory";
+        let expired = Failure {
+            forwarded_to,
+            ..failure(Reason::Expired, unknown, None)
+        };
+        let got = report("h.test", &[expired], ORIGINAL);
+        let words = "x-smtpd788; DNS lookup of b.example failed: No such file or directory\n";
+        assert!(got.contains(words) && !got.contains("/etc"), "{got}");
+    }
+    let said = "mx.b.example[192.0.2.1]:25 said at RCPT: 550 see /help here";
+    let got = report("h.test", &[failure(Reason::Refused, said, None)], ORIGINAL);
+    assert!(got.contains("smtp; 550 see /help here\n"), "{got}");
     let forwarded = Failure {
         forwarded_to: Some("<hidden@home.example>".parse().unwrap()),
         ..failure(
