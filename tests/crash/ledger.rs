@@ -122,7 +122,9 @@ impl Ledger {
         let mailboxes = mailboxes(folder);
         for (path, file) in &mailboxes {
             let mbox = fs::read(file).unwrap_or_default();
-            let mbox = String::from_utf8(mbox).expect("text");
+            // A torn end may end in the middle of a character; a whole letter is still compared octet by octet, since
+            // none that was sent holds a replacement character.
+            let mbox = String::from_utf8_lossy(&mbox);
             let (parts, mut ids) = agent::apart(&mbox);
             for (at, part) in parts.iter().enumerate() {
                 let (whole, rest, torn) = letter::leading_letters(part);
