@@ -190,9 +190,11 @@ impl Pool {
         let ends = state.workers.values().flat_map(|work| &work.interrupter);
         ends.for_each(|end| end());
         self.changed.notify_all();
+        // Hosts that owe the reply to a QUIT are not waited for one after the other.
+        let farewells = deadline.min(Instant::now() + Duration::from_secs(1));
         for Connection { link, .. } in state.destinations.addresses.drain_idle() {
             drop(state);
-            if Instant::now() < deadline {
+            if Instant::now() < farewells {
                 link.quit();
             }
             state = self.lock();

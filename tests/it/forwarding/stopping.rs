@@ -1,6 +1,6 @@
 //! SIGTERM while mail goes out: what is past DATA finishes, everything else waits for the next start.
 
-use super::world::{mx, relaying, restart, taken, wait_for_empty_spool, waiting};
+use super::world::{beside, mx, relaying, restart, taken, wait_for_empty_spool, waiting};
 use crate::common::daemon::{Daemon, wait_until};
 use crate::common::dns::DnsServer;
 use crate::common::hop::{Act, Hop, Step};
@@ -50,6 +50,21 @@ fn a_hop_that_hangs_before_data_does_not_delay_the_stop() {
         wait_for_empty_spool(&daemon);
         assert_eq!(taken(&hop.told()).len(), 1, "{step:?}");
     }
+}
+
+#[test]
+fn hops_that_owe_the_reply_to_a_quit_do_not_delay_the_stop() {
+    let (dns, first) = (DnsServer::start(), Hop::scripted([(Step::Quit, Act::Hang)]));
+    let more = (41..=45).map(|n| beside(&first, &format!("127.0.0.{n}")));
+    let more: Vec<_> = more.collect();
+    let daemon = relaying(&dns, first.addr().port(), "").start();
+    let mut client = daemon.greeted();
+    for hop in &more {
+        hop.script([(Step::Quit, Act::Hang)]);
+        client.mail("a@b", &format!("x@[{}]", hop.addr().ip()), "x\r\n");
+    }
+    daemon.wait_for_count("relayed id=", more.len());
+    stop_soon(daemon);
 }
 
 #[test]
