@@ -130,7 +130,12 @@ impl Worker {
     }
 
     fn send(&self, delivery: Delivery, connection: &mut Connection) -> Sent {
-        let Connection { link, target, .. } = connection;
+        let Connection {
+            link,
+            target,
+            carried,
+            ..
+        } = connection;
         let body = match delivery.queued.body() {
             Ok(body) => body,
             Err(e) => {
@@ -151,7 +156,14 @@ impl Worker {
                 return Sent::Lost(Box::new(delivery), last);
             }
         }
-        connection.carried += 1;
+        if let Some(Fate::Later(why)) = fates.last()
+            && link.is_in_doubt()
+            && *carried == 0
+        {
+            // For the address this is a loss like any other.
+            self.change(|state, _| state.destinations.addresses.lost(target.addr, why, now()));
+        }
+        *carried += 1;
         let answers = Answers {
             fates,
             host: Some(&target.name),

@@ -185,6 +185,19 @@ fn a_message_in_doubt_is_not_given_to_another_host() {
 }
 
 #[test]
+fn a_host_that_leaves_all_in_doubt_is_left_alone() {
+    let hop = Hop::bind("127.0.0.38:0".parse().unwrap(), [(Step::Dot, Act::Close)]);
+    let setup = Setup::with(&format!("RELAY_PORT = {}\n", hop.addr().port()));
+    let daemon = setup.start();
+    let mut client = daemon.greeted();
+    for n in 1..=8 {
+        client.mail("a@b", "x@[127.0.0.38]", "x\r\n");
+        daemon.wait_for_count("deferred id=", n);
+    }
+    assert_eq!(taken(&hop.told()).len(), 3);
+}
+
+#[test]
 fn a_literal_is_called_at_once_and_without_dns() {
     let hop = Hop::bind("127.0.0.34:0".parse().unwrap(), []);
     let setup = Setup::with(&format!(
