@@ -367,7 +367,7 @@ def relay(options, folder):
     """In and out at once: 20 connections in, the spool, smtp-sink as the next hop."""
     messages = max(20, int(5000 * options.scale))
     to = f"john@[{SINK}]"
-    ours = Ours(folder / "ours", host=OURS_RELAY, more="MAX_RELAYS = 80\n")
+    ours = Ours(folder / "ours", host=OURS_RELAY)
     sink, postfix = Sink(folder), Postfix(folder / "postfix", POSTFIX_RELAY, relay=True)
     figures = {name: [] for name in ("smtpd788", "smtp-sink", "postfix")}
     for _ in range(options.rounds):
