@@ -12,9 +12,10 @@
 //!
 //! Here are the way in and the scheduler, a thread that begins what is due, starts workers, and looks through the spool.
 //!
-//! It promises: at most MAX_RELAYS connections, a fifth of them to one address; a dead or silent host, name server or
-//! mailbox delays only its own mail; idle, every thread sleeps. A thread that the system refuses is asked for again a
-//! second later. A message whose file cannot be read now stays in the schedule.
+//! It promises: at most MAX_RELAYS connections, a fifth of them to one address; a dead or silent host delays only its
+//! own mail, and so do names without an answer, up to 100 at once, and locked mailboxes, up to 4; idle, every thread
+//! sleeps. A thread that the system refuses is asked for again a second later. A message whose file cannot be read now
+//! stays in the schedule.
 
 mod addresses;
 mod attempt;
@@ -188,7 +189,8 @@ impl Scheduler {
         loop {
             let settings = shared.environment.settings();
             self.follow_wall_clock();
-            let limits = Limits::new(settings.max_relays, settings.back_off);
+            let limits_of = |s: &Settings| Limits::new(s.max_relays, s.back_off);
+            let limits = limits_of(&settings);
             let now = now();
             pool.change(|state| {
                 state.wakes_at = 0;
@@ -224,7 +226,8 @@ impl Scheduler {
             } else if purge_at.is_some_and(|at| at <= now) {
                 drop(state);
                 spool.purge();
-            } else {
+            } else if limits_of(&shared.environment.settings()) == limits {
+                // A reload before that question woke nobody; one after it finds `wakes_at`.
                 let start_at = Some(self.start_at).filter(|at| *at > now);
                 let times = [state.next_event(), start_at, self.scan_at, purge_at];
                 let until = times.into_iter().flatten().min();

@@ -56,6 +56,8 @@ pub(super) struct State {
     /// The step at which it panics, so often.
     pub(super) panics: Option<(&'static str, usize)>,
     pub(super) max_relays: usize,
+    /// MAX_RELAYS changes to this once the settings have been read.
+    pub(super) reload_to: Option<usize>,
     /// How far the wall clock was set forward.
     pub(super) leap: Duration,
 }
@@ -112,10 +114,11 @@ impl FakeEnvironment {
 
 impl Environment for FakeEnvironment {
     fn settings(&self) -> Settings {
-        let state = self.state();
+        let mut state = self.state();
+        let reloaded = state.reload_to.take().unwrap_or(state.max_relays);
         Settings {
             hostname: "relay.example".parse().unwrap(),
-            max_relays: state.max_relays,
+            max_relays: std::mem::replace(&mut state.max_relays, reloaded),
             back_off: BackOff {
                 min: Duration::from_secs(1_000),
                 max: Duration::from_secs(8_000),

@@ -294,6 +294,26 @@ fn files_that_went_away_or_broke_are_dropped() {
 }
 
 #[test]
+fn a_reload_while_the_scheduler_looks_around_is_seen() {
+    let bench = Bench::started();
+    let relays = || {
+        bench
+            .handle
+            .pool
+            .lock()
+            .destinations
+            .addresses
+            .limits
+            .relays
+    };
+    for number in 11..15 {
+        bench.world.change(|s| s.reload_to = Some(number));
+        bench.queue.as_ref().unwrap().reloaded();
+        bench.wait("the limit is the new one", || relays() == number);
+    }
+}
+
+#[test]
 fn stopping_interrupts_and_costs_no_try() {
     let mut bench = Bench::started();
     bench.world.script(
