@@ -156,9 +156,10 @@ impl Router {
         let Message { envelope, body } = message;
         let (id, body) = (envelope.id, Arc::new(body));
         let (from, received) = (&envelope.from, envelope.received);
-        let spool = |id, to: &[NewRecipient]| {
+        let spool = |file, to: &[NewRecipient]| {
             let entry = NewEntry {
-                id,
+                id: file,
+                of: (file != id).then_some(id),
                 from,
                 received,
                 origin,
@@ -207,10 +208,7 @@ impl Router {
             }
         }
         for queued in &in_the_spool {
-            let of = match queued.id == id {
-                true => String::new(),
-                false => format!(" of={id}"),
-            };
+            let of = queued.log_of();
             for recipient in &queued.recipients {
                 let (to, orig_to) = (&recipient.to, recipient.log_orig_to());
                 info!("queued id={} to={to}{orig_to}{of}", queued.id);

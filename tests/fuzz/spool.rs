@@ -33,6 +33,7 @@ fn written(read: &Envelope) -> Vec<u8> {
     let to: Vec<_> = read.recipients.iter().map(recipient).collect();
     let (mut bytes, _) = envelope(
         read.id,
+        read.of,
         &read.from,
         read.received,
         read.origin,

@@ -202,9 +202,10 @@ impl Delivery {
     /// `to=PATH`, and whom the sender named if that is somebody else.
     fn shown(&self, index: usize, path: usize) -> String {
         let (asked, to) = (self.queued.recipients[index].as_sent(), &self.paths[path]);
+        let of = self.queued.log_of();
         match asked == to {
-            true => format!("to={to}"),
-            false => format!("to={to} orig_to={asked}"),
+            true => format!("to={to}{of}"),
+            false => format!("to={to} orig_to={asked}{of}"),
         }
     }
 
@@ -360,9 +361,10 @@ fn report(shared: &Shared, queued: &Queued, failures: &[Failed]) -> io::Result<(
     for Failed { index, failure } in failures {
         let recipient = &queued.recipients[*index];
         log::info!(
-            "bounced id={id} to={}{} {sent} answer={}",
+            "bounced id={id} to={}{}{} {sent} answer={}",
             recipient.to,
             recipient.log_orig_to(),
+            queued.log_of(),
             Escaped(&failure.diagnostic)
         );
     }

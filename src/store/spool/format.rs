@@ -3,6 +3,7 @@
 //! ```text
 //! smtpd788 spool 1
 //! id: 0001f2e3d4c5b6a7
+//! of: 0001f2e3d4c5b6a6                                    (only for a copy with a file of its own: the message)
 //! from: <john@example.org>
 //! received: 2026-11-21T22:30:01.123Z
 //! tries: 0000000003
@@ -52,6 +53,7 @@ const DONE: &[u8; 7] = b"done   ";
 const TRIES_WIDTH: usize = 10;
 const SIZE_WIDTH: usize = 20;
 const ANSWER: &str = "  answer: ";
+const OF: &str = "of: ";
 const ORIGIN: &str = "origin: ";
 const ORIG_TO: &str = "  orig_to: ";
 
@@ -97,6 +99,8 @@ impl From<ForwardPath> for NewRecipient {
 pub struct Envelope {
     /// The message's id; also the file's name.
     pub id: Id,
+    /// The message that this is a copy of, if it has a file of its own beside others.
+    pub of: Option<Id>,
     /// Where reports go.
     pub from: ReversePath,
     /// When it was accepted; its lifetime counts from here.
@@ -113,6 +117,13 @@ pub struct Envelope {
     pub tries_at: usize,
     /// Where the message begins: the length of the envelope.
     pub body_at: usize,
+}
+
+impl Envelope {
+    /// ` of=ID` for the log and the listing, if this is a copy with a file of its own.
+    pub fn log_of(&self) -> String {
+        self.of.map_or_else(String::new, |of| format!(" of={of}"))
+    }
 }
 
 /// Whether a recipient is still to be served.
@@ -173,6 +184,7 @@ pub enum Fault {
 /// octets that will follow.
 pub fn envelope(
     id: Id,
+    of: Option<Id>,
     from: &ReversePath,
     received: SystemTime,
     origin: Origin,
@@ -182,10 +194,11 @@ pub fn envelope(
     let mut text = String::with_capacity(192 + to.len() * (ANSWER_WIDTH + 72));
     // Writing to a String cannot fail.
     let received_at = date::iso(received);
-    let _ = write!(
-        text,
-        "smtpd788 spool 1\nid: {id}\nfrom: {from}\nreceived: {received_at}\ntries: "
-    );
+    let _ = writeln!(text, "smtpd788 spool 1\nid: {id}");
+    if let Some(of) = of {
+        let _ = writeln!(text, "{OF}{of}");
+    }
+    let _ = write!(text, "from: {from}\nreceived: {received_at}\ntries: ");
     let tries_at = text.len();
     let _ = write!(
         text,
@@ -217,6 +230,7 @@ pub fn envelope(
     text.push('\n');
     let envelope = Envelope {
         id,
+        of,
         from: from.clone(),
         received,
         tries: 0,
@@ -266,6 +280,10 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
         return Err(Fault::Magic);
     }
     let id = lines.field("id", "id: ", Id::parse)?;
+    let of = match lines.begins(OF) {
+        true => Some(lines.field("of", OF, Id::parse)?),
+        false => None,
+    };
     let from = lines.field("from", "from: ", |s| ReversePath::from_str(s).ok())?;
     let received = lines.field("received", "received: ", time)?;
     let tries_at = lines.at + "tries: ".len();
@@ -310,6 +328,7 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
     let tries = u32::try_from(tries).unwrap_or(u32::MAX);
     Ok(Envelope {
         id,
+        of,
         from,
         received,
         tries,

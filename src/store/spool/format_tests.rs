@@ -15,6 +15,7 @@ fn sample() -> Vec<u8> {
     let received = UNIX_EPOCH + Duration::from_millis(1_795_300_201_123);
     envelope(
         Id::parse("0001f2e3d4c5b6a7").unwrap(),
+        Id::parse("0001f2e3d4c5b6a6"),
         &"<john@example.org>".parse().unwrap(),
         received,
         Origin::Report,
@@ -42,6 +43,7 @@ fn what_is_written_reads_back() {
     );
     assert_eq!((read.tries, read.size, read.body_at), (0, 12, length));
     assert_eq!(read.origin, Origin::Report);
+    assert_eq!(read.log_of(), " of=0001f2e3d4c5b6a6");
     assert_eq!(read.recipients[0].orig_to, None);
     assert_eq!(read.recipients[1].to.to_string(), "<\"a b\"@[192.0.2.1]>");
     let orig_to = read.recipients[1].orig_to.as_ref().unwrap();
@@ -65,6 +67,15 @@ fn a_file_without_an_origin_is_from_outside() {
         let read = parse(text.as_bytes()).unwrap();
         assert_eq!((read.origin, read.recipients.len()), (origin, 2), "{line}");
     }
+}
+
+#[test]
+fn a_file_that_is_no_copy_names_no_other() {
+    let text = String::from_utf8(sample()).unwrap();
+    let text = text.replacen("of: 0001f2e3d4c5b6a6\n", "", 1);
+    assert_eq!(parse(text.as_bytes()).unwrap().log_of(), "");
+    let bad = text.replacen("from: ", "of: 1\nfrom: ", 1);
+    assert_eq!(parse(bad.as_bytes()), Err(Fault::Line("of")));
 }
 
 #[test]

@@ -117,6 +117,7 @@ impl Spool {
         let size = entry.heading.len() as u64 + entry.body.len();
         let (head, envelope) = format::envelope(
             entry.id,
+            entry.of,
             entry.from,
             entry.received,
             entry.origin,

@@ -27,6 +27,8 @@ use std::time::SystemTime;
 pub struct NewEntry<'a> {
     /// Names the file.
     pub id: Id,
+    /// The message that this is a copy of, if another file or a mailbox has its id.
+    pub of: Option<Id>,
     /// Where reports go.
     pub from: &'a ReversePath,
     /// When its end was received; QUEUE_LIFETIME counts from here.

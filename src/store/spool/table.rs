@@ -2,7 +2,7 @@
 //! message that vanishes while it is read is left out.
 
 use super::folder::Name;
-use super::format::{Envelope, State};
+use super::format::{Envelope, Recipient, State};
 use super::queued::{LoadError, read_envelope};
 use crate::message::Id;
 use nix::fcntl::OFlag;
@@ -106,7 +106,9 @@ fn draw(entries: &[Entry], now: SystemTime) -> String {
             .recipients
             .iter()
             .filter(|r| r.state == State::Waiting);
-        rows.extend(left.map(|r| row(r.to.to_string(), &r.last_answer)));
+        let of = envelope.log_of();
+        let answer = |r: &Recipient| format!("{of} {}", r.last_answer).trim().to_owned();
+        rows.extend(left.map(|r| row(r.to.to_string(), &answer(r))));
         waiting += rows.len() - before;
         if rows.len() == before {
             // It could not be removed when its last recipient was recorded.
@@ -181,6 +183,7 @@ mod tests {
         let id = Id::parse("0001f2e3d4c5b6a7").unwrap();
         let (bytes, _) = format::envelope(
             id,
+            Id::parse("0001f2e3d4c5b6a6"),
             &"<john@example.org>".parse().unwrap(),
             received,
             Origin::Inside,
@@ -199,8 +202,8 @@ mod tests {
             draw(&entries, now),
             "\
 ID                AGE   SIZE  NEXT TRY  SENDER              WAITING FOR         LAST ANSWER
-0001f2e3d4c5b6a7  2h5m  19K   2m10s     <john@example.org>  <mary@example.net>  mx said: 451 later
-0001f2e3d4c5b6a7  2h5m  19K   2m10s     <john@example.org>  <fred@example.com>
+0001f2e3d4c5b6a7  2h5m  19K   2m10s     <john@example.org>  <mary@example.net>  of=0001f2e3d4c5b6a6 mx said: 451 later
+0001f2e3d4c5b6a7  2h5m  19K   2m10s     <john@example.org>  <fred@example.com>  of=0001f2e3d4c5b6a6
 0001f2e3d4c5b6a8  ?     ?     ?         ?                   ?                   damaged: it is empty
 2 messages, 2 recipients waiting
 "

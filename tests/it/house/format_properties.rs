@@ -88,8 +88,9 @@ fn spool_file() -> impl Strategy<Value = (ReversePath, Slots, u32, Vec<u8>)> {
             let to: Vec<_> = recipients.iter().map(recipient).collect();
             let received = UNIX_EPOCH + Duration::from_millis(1_795_300_201_123);
             let id = Id::parse("0001f2e3d4c5b6a7").unwrap();
+            let of = (tries % 2 == 0).then_some(id);
             let (mut bytes, written) =
-                format::envelope(id, &from, received, Origin::Report, &to, size);
+                format::envelope(id, of, &from, received, Origin::Report, &to, size);
             let fresh = format::parse(&bytes).unwrap();
             assert_eq!(written, fresh);
             let mut put =

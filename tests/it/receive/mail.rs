@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::thread;
 
-use crate::common::daemon::{Client, Setup, messages, wait_until};
+use crate::common::daemon::{Client, Setup, command, messages, wait_until};
 use crate::common::hop::nobody;
 
 /// An mbox with its changing parts (date, id, port) replaced by fixed ones.
@@ -167,14 +167,23 @@ fn a_copy_that_had_to_wait_names_its_recipients_too() {
         client.command(&format!("RCPT TO:<{to}@mail.example>"), "250");
     }
     client.command("DATA", "354");
-    client.command(" no header\r\n.", "250 OK id=");
-    daemon.wait_for("deferred id=");
+    let answer = client.command(" no header\r\n.", "250 OK id=");
+    let of = answer.trim_end().replace("250 OK id=", " of=");
+    // Its own file has another id, and says whose copy it is, in the log and in the listing.
+    daemon.wait_for(&format!("to=<john@mail.example>{of}"));
+    let listing = || {
+        let output = command(&daemon.folder, "info").arg("-q").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown = listing();
+    assert_eq!(shown.matches(&of).count(), 2, "{shown}");
     fs::remove_dir(&mbox).unwrap();
     wait_until("the copy is delivered", || {
         daemon.signal(nix::sys::signal::Signal::SIGUSR1);
         thread::sleep(std::time::Duration::from_millis(20));
         !daemon.read("john/mbox").is_empty()
     });
+    daemon.wait_for(&format!("to=<JOHN@mail.example>{of} mailbox="));
     let text = daemon.read("john/mbox");
     let wanted = ["<john@mail.example>", "<JOHN@mail.example>"];
     assert_eq!(delivered_to(&text), wanted);

@@ -23,6 +23,7 @@ pub(super) fn accept(spool: &Spool, id: Id, to: &[&str], body: &Body) -> io::Res
     spool
         .accept(&NewEntry {
             id,
+            of: None,
             from: &from,
             received: SystemTime::now(),
             origin: Origin::Inside,
@@ -260,6 +261,7 @@ fn a_message_that_its_maker_still_has_is_not_found() {
     let (from, now) = ("<john@example.org>".parse().unwrap(), SystemTime::now());
     let entry = NewEntry {
         id,
+        of: None,
         from: &from,
         received: now,
         origin: Origin::Outside,
@@ -286,6 +288,7 @@ fn a_message_that_was_just_accepted_is_as_if_it_had_been_read() {
         to[1].orig_to = Some("<ann@example.org>".parse().unwrap());
         let entry = NewEntry {
             id,
+            of: None,
             from: &from,
             received: now,
             origin: Origin::Outside,

@@ -48,6 +48,7 @@ fn live(spool: &Spool, id: Id, n: u64) {
     spool
         .accept(&NewEntry {
             id,
+            of: None,
             from: &from,
             received,
             origin: Origin::Inside,

@@ -16,6 +16,7 @@ fn accept(spool: &Spool, id: Id, body: &Body) {
     spool
         .accept(&NewEntry {
             id,
+            of: None,
             from: &from,
             received,
             origin: Origin::Inside,

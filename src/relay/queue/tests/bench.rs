@@ -58,6 +58,7 @@ impl Bench {
         self.spool
             .accept(&NewEntry {
                 id,
+                of: None,
                 from: &from,
                 received,
                 origin: Origin::Inside,
