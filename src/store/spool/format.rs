@@ -32,6 +32,7 @@
 use crate::message::Id;
 use crate::message::date;
 use crate::smtp::address::{ForwardPath, ReversePath};
+pub use crate::store::spool::origin::Origin;
 use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -56,28 +57,6 @@ const ANSWER: &str = "  answer: ";
 const OF: &str = "of: ";
 const ORIGIN: &str = "origin: ";
 const ORIG_TO: &str = "  orig_to: ";
-
-/// Where a message came from: what it may cause depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A client in RELAY_FROM, or a report about such a client's mail.
-    Inside,
-    /// Any other client.
-    Outside,
-    /// A report about mail of such a client: its recipient was named by a stranger.
-    Report,
-}
-
-impl Origin {
-    /// As the file has it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Origin::Inside => "inside",
-            Origin::Outside => "outside",
-            Origin::Report => "report",
-        }
-    }
-}
 
 /// A recipient of a new message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,22 +259,13 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
         return Err(Fault::Magic);
     }
     let id = lines.field("id", "id: ", Id::parse)?;
-    let of = match lines.begins(OF) {
-        true => Some(lines.field("of", OF, Id::parse)?),
-        false => None,
-    };
+    let of = lines.optional("of", OF, Id::parse)?;
     let from = lines.field("from", "from: ", |s| ReversePath::from_str(s).ok())?;
     let received = lines.field("received", "received: ", time)?;
     let tries_at = lines.at + "tries: ".len();
     let tries = lines.field("tries", "tries: ", |s| number(s, TRIES_WIDTH))?;
     let size = lines.field("size", "size: ", |s| number(s, SIZE_WIDTH))?;
-    let origin = match lines.begins(ORIGIN) {
-        true => lines.field("origin", ORIGIN, |s| {
-            let all = [Origin::Inside, Origin::Outside, Origin::Report];
-            all.into_iter().find(|origin| origin.word() == s)
-        })?,
-        false => Origin::Outside,
-    };
+    let origin = lines.optional("origin", ORIGIN, Origin::of_word)?;
     let mut recipients = Vec::new();
     loop {
         let start = lines.at;
@@ -304,10 +274,7 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
             break;
         }
         let (state, to) = recipient(line).ok_or(Fault::Line("to"))?;
-        let orig_to = match lines.begins(ORIG_TO) {
-            true => Some(lines.field("orig_to", ORIG_TO, |s| s.parse().ok())?),
-            false => None,
-        };
+        let orig_to = lines.optional("orig_to", ORIG_TO, |s| s.parse().ok())?;
         let answer_at = lines.at + ANSWER.len();
         let last_answer = lines.field("answer", ANSWER, |s| {
             (s.len() == ANSWER_WIDTH).then(|| s.trim_end_matches(' ').to_owned())
@@ -333,7 +300,7 @@ pub fn parse(bytes: &[u8]) -> Result<Envelope, Fault> {
         received,
         tries,
         size,
-        origin,
+        origin: origin.unwrap_or(Origin::Outside),
         recipients,
         tries_at,
         body_at: lines.at,
@@ -385,9 +352,18 @@ impl<'a> Lines<'a> {
         Ok(&rest[..end])
     }
 
-    fn begins(&self, prefix: &str) -> bool {
+    /// The field, if the next line begins like it.
+    fn optional<T>(
+        &mut self,
+        name: &'static str,
+        prefix: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        rest.starts_with(prefix.as_bytes())
+        match rest.starts_with(prefix.as_bytes()) {
+            true => self.field(name, prefix, read).map(Some),
+            false => Ok(None),
+        }
     }
 
     fn field<T>(

@@ -29,6 +29,7 @@
 
 mod folder;
 pub mod format;
+mod origin;
 mod owner;
 pub mod queued;
 mod recycled;
