@@ -23,9 +23,10 @@
 //! # What to rely on
 //!
 //! [`server`], [`handler`], [`message`], [`send`], [`relay::client`], [`relay::mx`] and [`smtp`] are the library: they
-//! change as semantic versions do, and their types grow only where they are `#[non_exhaustive]`. Nothing in it is
-//! global, and nothing prints: events go to the crate `log`, and whoever wants to see them installs a logger. The
-//! other modules are public for the command and its tests, and promise nothing.
+//! change as semantic versions do, and their types grow only where they are `#[non_exhaustive]`. Any number of servers
+//! and mailers may run in one process: what they share is the counter that keeps two ids from being equal. Nothing
+//! prints: events go to the crate `log`, and whoever wants to see them installs a logger. The other modules are public
+//! for the command and its tests, and promise nothing.
 //!
 //! # The path of a message
 //!
@@ -60,6 +61,20 @@
 //! | [`message`] | envelope, id, content, dates | values |
 //! | `net` | a stream with deadlines, DNS | the only file that knows `async` is `dns` |
 //! | [`smtp`] | addresses, commands, replies, lines, mail data, the session | pure: octets in, values out |
+//!
+//! Imports point down: `daemon` > `receive`, `relay` > `store` > `message`, `net` > `smtp`. A test reads every import
+//! (`tests/it/house/layers.rs`) and names the line that breaks this.
+//!
+//! | to change | look at |
+//! | --- | --- |
+//! | a key of mail.conf | `daemon/config/mail.rs`: a row of its table |
+//! | a reply's text | `smtp/reply.rs`, and the transcripts under `tests/transcripts` |
+//! | what a command may do when | the table of `smtp/session.rs` |
+//! | whose mail is whose, and what is safe before `250` | `daemon/router.rs` |
+//! | how an mbox is written, locked, recovered | the table of `store/mailbox/mod.rs` |
+//! | what a spool file goes through | the table of `store/spool/mod.rs` |
+//! | when and where mail is tried | `relay/queue/mod.rs` |
+//! | what is said to a next hop | `relay/client.rs` |
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
